@@ -1,0 +1,66 @@
+"""Torch-free option models shared by components. A plugin's own options subclass :class:`Options`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+
+from distill_core.plugin import Needs
+
+
+class Options(BaseModel):
+    """Base of every options model: unknown names are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoOptions(Options):
+    """A component without options."""
+
+
+class ScheduleRef(BaseModel):
+    """A schedule component by name with its options inline: ``{use: linear, start: 0.0, end: 1.0}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str = Field(description="registered name of a schedule")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ObjectiveOptions(Options):
+    """Options every row objective understands."""
+
+    def needs(self, declared: Needs) -> Needs:
+        """What this objective needs, given what its component declares."""
+        return declared
+
+
+class DivergenceOptions(ObjectiveOptions):
+    """Options of a divergence on the k+1 simplex.
+
+    Args:
+        temperature: softmax temperature of both sides, dimensionless; no hidden tau^2 factor. A schedule may list the
+            ``values`` it takes; without them it needs a teacher that answers at any temperature.
+        view: which view of the stored target is used. ``stored``: as captured; ``head``: the exact head + tail view
+            of a threshold sample (entries with p >= c, tail = 1 - their sum), legal for every divergence.
+    """
+
+    temperature: PositiveFloat | ScheduleRef = Field(
+        default=1.0, description="softmax temperature of teacher and student, or a schedule of it"
+    )
+    view: Literal["stored", "head"] = Field(
+        default="stored", description="head: the exact head + tail view of a threshold sample"
+    )
+
+    def needs(self, declared: Needs) -> Needs:
+        temperatures: tuple[float, ...] | None
+        if isinstance(self.temperature, ScheduleRef):
+            values = self.temperature.options.get("values")
+            temperatures = None if values is None else tuple(float(value) for value in values)
+        else:
+            temperatures = (self.temperature,)
+        return Needs(signals=declared.signals, targets=declared.targets, temperatures=temperatures)
