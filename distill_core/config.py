@@ -6,9 +6,19 @@ Nothing in it is executed and no dotted path is accepted.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 from distill_core.options import ScheduleRef
 
@@ -41,14 +51,14 @@ class ObjectiveRef(ComponentRef):
 class SplitConfig(Section):
     """Where records come from and which of them stay."""
 
-    source: ComponentRef
-    filters: list[ComponentRef] = Field(default_factory=list)
+    source: ComponentRef = Field(description="where records come from")
+    filters: list[ComponentRef] = Field(default_factory=list, description="which records stay; applied in order")
     limit_sequences: PositiveInt | None = Field(default=None, description="keep the first so many sequences")
 
 
 class DataConfig(Section):
-    train: SplitConfig
-    eval: SplitConfig
+    train: SplitConfig = Field(description="what is trained on")
+    eval: SplitConfig = Field(description="what is judged on; choose it apart from the training data")
     sequence_length_tokens: PositiveInt = Field(default=256, description="longest sequence; longer documents are cut")
     min_sequence_tokens: PositiveInt = Field(default=16, description="shorter remainders are dropped")
     overlong: Literal["cut", "error"] = Field(
@@ -64,36 +74,60 @@ class FromTeacher(Section):
 class InitConfig(Section):
     """Exactly one of the three."""
 
-    from_teacher: FromTeacher | None = None
+    from_teacher: FromTeacher | None = Field(default=None, description="copy layers of the teacher")
     model: str | None = Field(default=None, description="model id or directory")
     config: dict[str, Any] | None = Field(default=None, description="a Transformers config (with model_type)")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> InitConfig:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of from_teacher, model and config says how the student starts; given: "
+                f"{', '.join(given) or 'none'}"
+            )
+        if self.config is not None and not isinstance(self.config.get("model_type"), str):
+            raise ValueError("config needs a model_type such as `llama`, or Transformers cannot tell the architecture")
+        return self
 
 
 class PeftSection(Section):
     """LoRA adapters on the student (needs `pip install distill-core[peft]`)."""
 
-    r: PositiveInt = 8
-    alpha: PositiveFloat = 16.0
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    r: PositiveInt = Field(default=8, description="rank of the adapters")
+    alpha: PositiveFloat = Field(
+        default=16.0, description="scale of the adapters; their output is multiplied by alpha / r"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapters' input")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        default="all-linear", description="names of the modules that get adapters"
+    )
 
 
 class StudentConfig(Section):
-    init: InitConfig
+    init: InitConfig = Field(description="what the student starts from")
     tokenizer: str | None = Field(default=None, description="tokenizer id or directory; default: the model's own")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    trust_remote_code: bool = False
-    peft: PeftSection | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of the weights; auto: float32 in training"
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+    peft: PeftSection | None = Field(default=None, description="train LoRA adapters instead of all weights")
 
 
 class CaptureConfig(Section):
     """One store of teacher signals."""
 
-    name: str = Field(default="main", pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    method: Literal["topk", "threshold", "multinomial"] = "threshold"
-    k: PositiveInt = 12
-    temperatures: list[PositiveFloat] = Field(default_factory=lambda: [1.0], min_length=1)
-    draws: PositiveInt = 1
+    name: str = Field(default="main", pattern=r"^[a-z0-9][a-z0-9_-]*$", description="name of the store")
+    method: Literal["topk", "threshold", "multinomial"] = Field(
+        default="threshold", description="topk: exact; threshold, multinomial: sampled"
+    )
+    k: PositiveInt = Field(default=12, description="entries kept per token")
+    temperatures: list[PositiveFloat] = Field(
+        default_factory=lambda: [1.0],
+        min_length=1,
+        description="at which tails are kept (topk); exactly one for sampled methods",
+    )
+    draws: PositiveInt = Field(default=1, description="independent samples stored per token (sampled methods)")
     teachers: list[str] | None = Field(default=None, description="names of teachers captured together")
     joint: bool = Field(default=False, description="record every teacher on the union of supports")
     batch_tokens: PositiveInt = Field(default=4096, description="tokens per teacher forward pass")
@@ -103,78 +137,106 @@ class CaptureConfig(Section):
 class TrainConfig(Section):
     """A training; `compare` entries override fields of it, everything else stays equal."""
 
-    teacher: Literal["store", "live", "none"] = "store"
+    teacher: Literal["store", "live", "none"] = Field(
+        default="store",
+        description="store: signals captured before; live: the teacher answers in each step; none: no teacher",
+    )
     store: str = Field(default="main", description="name of the capture to read when teacher: store")
     vocabulary: Literal["error", "truncate", "align"] = Field(
         default="error", description="what to do when teacher and student vocabularies differ"
     )
     sparse: CaptureConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
-    objectives: list[ObjectiveRef] = Field(default_factory=lambda: [ObjectiveRef(use="forward-kl")], min_length=1)
+    objectives: list[ObjectiveRef] = Field(
+        default_factory=lambda: [ObjectiveRef(use="forward-kl")],
+        min_length=1,
+        description="what is minimised: their weighted sum",
+    )
     max_steps: PositiveInt | None = Field(default=None, description="optimizer steps; default: from epochs")
-    epochs: PositiveFloat = 1.0
+    epochs: PositiveFloat = Field(default=1.0, description="passes over the training data")
     batch_sequences: PositiveInt = Field(default=8, description="sequences per device and micro-batch")
-    accumulation_steps: PositiveInt = 1
-    learning_rate: PositiveFloat = 1e-4
-    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: NonNegativeInt = 0
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    gradient_checkpointing: bool = False
+    accumulation_steps: PositiveInt = Field(default=1, description="micro-batches per optimizer step")
+    learning_rate: PositiveFloat = Field(default=1e-4, description="highest learning rate of the schedule")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="cosine", description="how the learning rate falls after the warm-up"
+    )
+    warmup_steps: NonNegativeInt = Field(default=0, description="optimizer steps of linear warm-up")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="decoupled weight decay of AdamW")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="gradients are scaled down to this norm")
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, more time"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: bfloat16 autocast on devices with fast bfloat16, float32 on a CPU"
     )
     chunk_rows: PositiveInt | None = Field(default=None, description="rows per pass over the head")
-    save_steps: PositiveInt = 50
-    keep_checkpoints: PositiveInt = 2
-    log_steps: PositiveInt = 1
+    save_steps: PositiveInt = Field(default=50, description="optimizer steps between checkpoints")
+    keep_checkpoints: PositiveInt = Field(default=2, description="checkpoints kept; older ones are removed")
+    log_steps: PositiveInt = Field(default=1, description="optimizer steps between lines of metrics.jsonl")
     eval_steps: PositiveInt | None = Field(default=None, description="held-out loss every so many steps")
     eval_sequences: PositiveInt = Field(default=16, description="sequences of the held-out set used while training")
-    freeze_head: bool = False
-    trackers: list[Literal["tensorboard"]] = Field(default_factory=list)
+    freeze_head: bool = Field(default=False, description="do not train the output head")
+    trackers: list[Literal["tensorboard"]] = Field(
+        default_factory=list, description="further places that metrics go to"
+    )
 
 
 class TrainOverrides(Section):
     """Fields of a training that differ from `train`."""
 
-    teacher: Literal["store", "live", "none"] | None = None
-    store: str | None = None
-    objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1)
-    learning_rate: PositiveFloat | None = None
+    teacher: Literal["store", "live", "none"] | None = Field(default=None, description="as in train")
+    store: str | None = Field(default=None, description="as in train")
+    objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1, description="as in train")
+    learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+"""Names of trainings and teachers; they become directory names."""
 
 
 class EvaluateConfig(Section):
     evaluators: list[ComponentRef] = Field(
-        default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")], min_length=1
+        default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
+        min_length=1,
+        description="what is measured",
     )
-    batch_sequences: PositiveInt = 8
-    limit_sequences: PositiveInt | None = None
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    batch_sequences: PositiveInt = Field(default=8, description="sequences per forward pass")
+    limit_sequences: PositiveInt | None = Field(default=None, description="judge on the first so many sequences only")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the confidence intervals")
 
 
 class ReportConfig(Section):
-    title: str | None = None
+    title: str | None = Field(default=None, description="heading; default: the run's name")
     prompts: list[str] = Field(default_factory=list, description="prompts for the sample generations")
-    max_new_tokens: PositiveInt = 40
+    max_new_tokens: PositiveInt = Field(default=40, description="length of the sample generations, in tokens")
 
 
 class RunConfig(Section):
     """A whole run."""
 
-    version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: NonNegativeInt = 0
+    version: Literal[1] = Field(default=1, description="version of this format")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run")
+    seed: NonNegativeInt = Field(default=0, description="seed of everything random")
     output_dir: str = Field(description="where stages write, relative to the present directory")
-    teacher: ComponentRef | None = None
-    teachers: dict[str, ComponentRef] | None = None
-    data: DataConfig
-    student: StudentConfig
-    capture: CaptureConfig | list[CaptureConfig] | None = None
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    compare: dict[str, TrainOverrides] = Field(
+    teacher: ComponentRef | None = Field(default=None, description="the model that is learned from")
+    teachers: dict[Name, ComponentRef] | None = Field(default=None, description="several teachers by name")
+    data: DataConfig = Field(description="texts and how they are cut")
+    student: StudentConfig = Field(description="the model that learns")
+    synthesize: ComponentRef | None = Field(
+        default=None, description="a synthesizer that makes the training records from those of data.train.source"
+    )
+    capture: CaptureConfig | list[CaptureConfig] | None = Field(default=None, description="stores of teacher signals")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="the training of the student")
+    compare: dict[Name, TrainOverrides] = Field(
         default_factory=dict, description="further students, equal but for what is named: the baselines"
     )
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
-    report: ReportConfig = Field(default_factory=ReportConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="how students are judged")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="the page at the end")
+
+    @property
+    def all_teachers(self) -> dict[str, ComponentRef]:
+        """Teachers by name; the one of `teacher:` is called `teacher`."""
+        single = {} if self.teacher is None else {"teacher": self.teacher}
+        return {**single, **(self.teachers or {})}
 
     @property
     def captures(self) -> tuple[CaptureConfig, ...]:
@@ -187,6 +249,7 @@ class RunConfig(Section):
         """All trainings by name; the first is `student`, the rest are `compare`."""
         result = {"student": self.train}
         for name, overrides in self.compare.items():
-            changed = {field: getattr(overrides, field) for field in overrides.model_fields_set}
+            given = {field: getattr(overrides, field) for field in overrides.model_fields_set}
+            changed = {field: value for field, value in given.items() if value is not None}
             result[name] = self.train.model_copy(update=changed)
         return result

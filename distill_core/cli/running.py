@@ -1,0 +1,93 @@
+"""Commands that run stages, and those that describe this installation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distill_core.cli.run_file import RunFile, Set
+from distill_core.errors import DistillError
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only errors and the result")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (run, capture, synthesize, train, evaluate, report, doctor, version):
+        app.command()(command)
+
+
+def run(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Run every stage; what is finished is reused, what was interrupted resumes."""
+    _run(file, set_, quiet, None)
+
+
+def capture(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Run the captures, and the stages they need if those are not finished."""
+    _run(file, set_, quiet, "capture")
+
+
+def synthesize(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Run the synthesizer of the run file."""
+    _run(file, set_, quiet, "synthesize")
+
+
+def train(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Run the trainings, and the stages they need if those are not finished."""
+    _run(file, set_, quiet, "train")
+
+
+def evaluate(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Run the evaluation, and the stages it needs if those are not finished."""
+    _run(file, set_, quiet, "evaluate")
+
+
+def report(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Write the report, and run the stages it needs if those are not finished."""
+    _run(file, set_, quiet, "report")
+
+
+def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None) -> None:
+    from distill_core.engine.progress import Progress
+    from distill_core.engine.run import run as run_stages
+    from distill_core.engine.validate import load_run_file
+    from distill_core.registry import get_registry
+
+    _quiet_libraries(quiet)
+    registry = get_registry()
+    checked = load_run_file(file, overrides or (), registry=registry)
+    if upto == "synthesize" and checked.config.synthesize is None:
+        raise DistillError(f"{file} has no `synthesize:` section: name a synthesizer there, or use `distill run`")
+    if upto == "capture" and not checked.config.captures:
+        raise DistillError(f"{file} has no `capture:` section: there is nothing to capture")
+    result = run_stages(checked, registry=registry, progress=Progress(quiet=quiet), upto=upto)
+    if result.nothing_done:
+        typer.echo(f"{checked.config.name}: everything was finished already; nothing was done")
+    if upto in (None, "report") and result.report is not None:
+        typer.echo(f"report: {result.report}")
+
+
+def _quiet_libraries(quiet: bool) -> None:
+    """Libraries warn about errors alone; their own bars show where someone watches. The environment may say otherwise."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def doctor() -> None:
+    """Say what this installation can do: versions, devices, kernels, plugins, disk."""
+    from distill_core.cli.diagnosis import diagnose
+
+    for line in diagnose():
+        typer.echo(line)
+
+
+def version() -> None:
+    """Print the version."""
+    from distill_core import __version__
+
+    typer.echo(__version__)

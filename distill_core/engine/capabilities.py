@@ -1,0 +1,307 @@
+"""Do the parts of a run fit together? Signals asked for and given, kinds of target, temperatures; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from distill_core.config import CaptureConfig, RunConfig, TrainConfig
+from distill_core.engine.loading import Location, path_text
+from distill_core.engine.schema import Problem, suggestion
+from distill_core.plugin import Needs, Provides
+
+SAMPLED_METHODS = ("threshold", "multinomial")
+"""Capture methods whose weights are a sample: unbiased, but right only in losses linear in the teacher."""
+
+
+class Entry(Protocol):
+    """What is asked of a registered component."""
+
+    @property
+    def id(self) -> str: ...
+
+    def needs(self, options: Any) -> Needs: ...
+
+    def provides(self, options: Any) -> Provides: ...
+
+
+class ResolvedComponent(Protocol):
+    @property
+    def entry(self) -> Any: ...
+
+    @property
+    def options(self) -> BaseModel: ...
+
+
+Components = Mapping[Location, Any]
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Where a training gets its teacher signals: a capture or a live teacher.
+
+    Args:
+        what: for messages.
+        signals: names of signals it gives.
+        method: how targets are made sparse.
+        temperatures: that can be asked for; None: any.
+        setting: the path to change for another method or temperature.
+        live: whether a teacher answers while training.
+    """
+
+    what: str
+    signals: frozenset[str]
+    method: str
+    temperatures: tuple[float, ...] | None
+    setting: str
+    live: bool
+
+
+def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
+    """Every mismatch between the parts; components that could not be resolved are passed over."""
+    problems = [*_teacher_problems(config), *_capture_problems(config, components)]
+    if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
+        count = len(config.all_teachers)
+        problems.append(
+            Problem(
+                ("student", "init", "from_teacher"),
+                f"takes layers of the teacher, but the run file names {count} teachers: expected exactly one `teacher:`",
+            )
+        )
+    seen: set[tuple[Location, str]] = set()
+    for name, training in config.trainings().items():
+        for problem in _training_problems(name, training, config, components):
+            if (problem.location, problem.message) not in seen:
+                seen.add((problem.location, problem.message))
+                problems.append(problem)
+    return problems
+
+
+def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
+    if config.teacher is not None and config.teachers:
+        yield Problem(("teachers",), "`teacher` and `teachers` are both given: name all of them under `teachers`")
+    for name in config.compare:
+        if name in ("student", "teacher"):
+            yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
+
+
+def _captures(config: RunConfig) -> Iterator[tuple[Location, CaptureConfig]]:
+    for index, capture in enumerate(config.captures):
+        yield (("capture", index) if isinstance(config.capture, list) else ("capture",)), capture
+
+
+def captured_teachers(capture: CaptureConfig, config: RunConfig) -> list[str]:
+    """Names of the teachers a capture asks."""
+    return list(config.all_teachers) if capture.teachers is None else list(capture.teachers)
+
+
+def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    names: set[str] = set()
+    for at, capture in _captures(config):
+        if capture.name in names:
+            yield Problem((*at, "name"), f"a second capture is called {capture.name!r}: give each a name of its own")
+        names.add(capture.name)
+        yield from sparse_problems(at, capture)
+        yield from _captured_teacher_problems(at, capture, config, components)
+
+
+def sparse_problems(at: Location, capture: CaptureConfig) -> Iterator[Problem]:
+    """Rules of a sparsity by itself."""
+    if capture.method in SAMPLED_METHODS and len(capture.temperatures) != 1:
+        yield Problem(
+            (*at, "temperatures"),
+            f"method {capture.method} draws its sample at one temperature, received {capture.temperatures}: keep one, "
+            "or use method: topk, which keeps a tail for each",
+        )
+    if len(set(capture.temperatures)) != len(capture.temperatures):
+        yield Problem((*at, "temperatures"), f"lists a temperature twice: {capture.temperatures}")
+    if capture.method == "topk" and capture.draws != 1:
+        yield Problem((*at, "draws"), f"method topk draws nothing, received draws: {capture.draws}; leave it out")
+
+
+def _captured_teacher_problems(
+    at: Location, capture: CaptureConfig, config: RunConfig, components: Components
+) -> Iterator[Problem]:
+    teachers = captured_teachers(capture, config)
+    if not config.all_teachers:
+        yield Problem(at, "a capture needs a teacher: add a `teacher:` section")
+        return
+    for index, name in enumerate(capture.teachers or ()):
+        if name not in config.all_teachers:
+            hint = suggestion(name, config.all_teachers, what="teachers of this file")
+            yield Problem((*at, "teachers", index), f"no teacher is called {name!r}{hint}")
+    if capture.joint:
+        yield Problem((*at, "joint"), _joint_refusal(capture, teachers))
+    if len(teachers) > 1 and not capture.joint:
+        yield Problem(
+            (*at, "teachers"),
+            f"one capture of several teachers ({', '.join(teachers)}) mixes their distributions, which needs them on "
+            "the union of supports (joint: true); to mix losses, give each teacher a capture of its own",
+        )
+    kind = "sampled" if capture.method in SAMPLED_METHODS else "exact"
+    for name in teachers:
+        location = ("teacher",) if name == "teacher" and config.teacher is not None else ("teachers", name)
+        teacher = components.get(location)
+        if teacher is None:
+            continue
+        provides = teacher.entry.provides(teacher.options)
+        if "targets" not in provides.signals or kind not in provides.targets:
+            yield Problem(
+                (*at, "method"),
+                f"{capture.method} needs {kind} targets, but the teacher {teacher.entry.id} gives "
+                f"{_listed(provides.targets) if 'targets' in provides.signals else 'no targets'}",
+            )
+        missing = _missing(tuple(capture.temperatures), provides.temperatures)
+        if missing:
+            yield Problem(
+                (*at, "temperatures"),
+                f"the teacher {teacher.entry.id} answers at {list(provides.temperatures or ())}, not at {missing}",
+            )
+
+
+def _joint_refusal(capture: CaptureConfig, teachers: list[str]) -> str:
+    if len(teachers) < 2:
+        return "records several teachers on the union of their supports, but this names one: leave it out"
+    if capture.method in SAMPLED_METHODS:
+        return f"needs exact targets on the union of supports: method: topk, not {capture.method}"
+    return (
+        "this version captures one teacher at a time, so distributions of several cannot be mixed: give each teacher a "
+        "capture of its own and mix losses"
+    )
+
+
+def _missing(asked: tuple[float, ...], given: tuple[float, ...] | None) -> list[float]:
+    return [] if given is None else [temperature for temperature in asked if temperature not in given]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _training_problems(
+    name: str, training: TrainConfig, config: RunConfig, components: Components
+) -> Iterator[Problem]:
+    changed = config.compare[name].model_fields_set if name in config.compare else frozenset()
+    home: Location = ("compare", name) if changed else ("train",)
+    own_objectives = "objectives" in changed and config.compare[name].objectives is not None
+    at: Location = (("compare", name) if own_objectives else ("train",)) + ("objectives",)
+    asking = []
+    for index in range(len(training.objectives)):
+        component = components.get((*at, index))
+        if component is not None:
+            asking.append(((*at, index), component, component.entry.needs(component.options)))
+    names = [ref.name or ref.use for ref in training.objectives]
+    for index, label in enumerate(names):
+        if label in names[:index]:
+            yield Problem((*at, index, "name"), f"two objectives are called {label!r}: give one a `name` of its own")
+    if training.sparse is not None and training.teacher == "live":
+        yield from sparse_problems(("train", "sparse"), training.sparse)
+    in_need = [(location, component, needs) for location, component, needs in asking if needs.signals]
+    supply = _supply(name, training, config, components)
+    if isinstance(supply, Problem):
+        if in_need:
+            yield supply
+        return
+    for location, component, needs in in_need:
+        # An inherited objective that clashes with an override is the override's problem.
+        place = home if changed and not own_objectives else location
+        who = component.entry.id if place == location else f"{component.entry.id} ({path_text(location)})"
+        yield from _fit(place, who, component.options, needs, supply)
+
+
+def _supply(name: str, training: TrainConfig, config: RunConfig, components: Components) -> Supply | Problem:
+    """What feeds a training, or why nothing can."""
+    changed = config.compare[name].model_fields_set if name in config.compare else frozenset()
+
+    def place(field: str) -> Location:
+        return ("compare", name, field) if field in changed else ("train", field)
+
+    if training.teacher == "none":
+        objectives = ", ".join(ref.use for ref in training.objectives)
+        return Problem(
+            place("teacher"),
+            f"is none, but an objective ({objectives}) needs a teacher: use store or live, or cross-entropy alone",
+        )
+    if not config.all_teachers and training.teacher == "live":
+        return Problem(place("teacher"), "is live, but the run file has no `teacher:` section")
+    if training.teacher == "live":
+        return _live_supply(place("teacher"), training, config, components)
+    captures = {capture.name: (at, capture) for at, capture in _captures(config)}
+    if training.store not in captures:
+        hint = (
+            suggestion(training.store, captures, what="captures of this file") or "; the file has no `capture:` section"
+        )
+        return Problem(place("store"), f"no capture is called {training.store!r}{hint}")
+    at, capture = captures[training.store]
+    return Supply(
+        what=f"the capture {capture.name!r} (method {capture.method})",
+        signals=frozenset({"targets"}),
+        method=capture.method,
+        temperatures=tuple(capture.temperatures),
+        setting=path_text(at),
+        live=False,
+    )
+
+
+def _live_supply(at: Location, training: TrainConfig, config: RunConfig, components: Components) -> Supply | Problem:
+    if len(config.all_teachers) > 1:
+        names = ", ".join(config.all_teachers)
+        return Problem(at, f"is live, and the run file names several teachers ({names}): keep one, as `teacher:`")
+    name = next(iter(config.all_teachers))
+    teacher = components.get(("teacher",) if config.teacher is not None else ("teachers", name))
+    provides = Provides(frozenset({"targets"}), ("exact", "sampled"))
+    label = "teacher"
+    if teacher is not None:
+        provides, label = teacher.entry.provides(teacher.options), teacher.entry.id
+    sparse = training.sparse
+    method = "topk" if sparse is None else sparse.method
+    temperatures = provides.temperatures
+    if sparse is not None and method in SAMPLED_METHODS:
+        temperatures = tuple(sparse.temperatures)
+    return Supply(f"the live teacher {label}", provides.signals, method, temperatures, "train.sparse", True)
+
+
+def _fit(at: Location, who: str, options: BaseModel, needs: Needs, supply: Supply) -> Iterator[Problem]:
+    """Does one objective's need meet what the training is given?"""
+    lacking = sorted(needs.signals - supply.signals)
+    if lacking:
+        hint = "" if supply.live else "; only a live teacher gives more than targets: train.teacher: live"
+        yield Problem(at, f"{who} needs {', '.join(lacking)}, but {supply.what} gives {_listed(supply.signals)}{hint}")
+    if "targets" not in needs.signals or "targets" in lacking:
+        return
+    head = getattr(options, "view", "stored") == "head"
+    if supply.method == "multinomial" and head:
+        yield Problem(
+            at, f"{who} asks for view: head, but {supply.what} is a multinomial sample, which has no exact part: "
+            f"use {supply.setting}.method: threshold or topk"
+        )  # fmt: skip
+    elif supply.method in SAMPLED_METHODS and "sampled" not in needs.targets and not head:
+        view = "set `view: head` on the objective, or " if supply.method == "threshold" else ""
+        yield Problem(
+            at,
+            f"{who} is not linear in the teacher, but {supply.what} gives sampled targets, which would bias it: "
+            f"{view}use {supply.setting}.method: topk",
+        )
+    if needs.temperatures is None:
+        if supply.temperatures is not None:
+            yield Problem(
+                at,
+                f"{who} takes its temperature from a schedule that does not list its `values`, but {supply.what} holds "
+                f"only {list(supply.temperatures)}: list the values and capture them, or use a live teacher",
+            )
+        return
+    missing = _missing(needs.temperatures, supply.temperatures)
+    if missing:
+        remedy = (
+            "add it there"
+            if supply.method == "topk" and not supply.live
+            else "a sample serves its own temperature alone"
+        )
+        yield Problem(
+            at,
+            f"{who} reads temperature {', '.join(map(str, missing))}, but {supply.what} holds "
+            f"{list(supply.temperatures or ())}: {remedy} ({supply.setting}.temperatures), or use a live teacher",
+        )

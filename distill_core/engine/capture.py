@@ -1,0 +1,221 @@
+"""Capture: a teacher's sparse distribution at every row of a data set, into a store.
+
+Legend: N rows, K support size, M temperatures.
+
+The same command after an interruption goes on at the first shard that is not whole, and the finished store is byte for
+byte that of an uninterrupted run: a batch never crosses a shard, so what a sequence is batched with depends on its
+shard alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill_core.config import CaptureConfig
+from distill_core.engine.data import TokenDataset, TokenSequence, collate
+from distill_core.engine.progress import Progress, Task
+from distill_core.errors import DataError, SignalError
+from distill_core.store import RowArrays, StoreMeta, StoreWriter
+from distill_core.types import Needs, RowTarget, SparseSpec
+
+if TYPE_CHECKING:
+    from distill_core.interfaces import Teacher
+
+
+@dataclass(frozen=True)
+class CaptureResult:
+    """What a capture did.
+
+    Args:
+        directory: the finished store.
+        sequences: sequences captured now.
+        skipped_sequences: sequences that were stored already, or occur twice in the data.
+        tokens: tokens of the sequences captured now.
+        rows: rows captured now.
+        seconds: wall-clock time.
+    """
+
+    directory: Path
+    sequences: int
+    skipped_sequences: int
+    tokens: int
+    rows: int
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def capture(
+    teacher: Teacher,
+    dataset: TokenDataset | Sequence[TokenSequence],
+    config: CaptureConfig,
+    directory: Path | str,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CaptureResult:
+    """Store a teacher's targets for every sequence of a data set; resumes what is there.
+
+    Args:
+        teacher: answers ``signals`` with targets of ``config.method``.
+        dataset: token sequences, in a fixed order.
+        config: method, k, temperatures, draws, tokens per batch, sequences per shard.
+        directory: where the store is or shall be.
+        seed: of the sample (sampled methods); random numbers depend on it and on a row's content alone.
+        progress: shows tokens per second; default: nothing is shown.
+
+    Raises:
+        DataError: no sequences.
+        SignalError: the teacher cannot give these targets, or gives numbers that cannot be stored.
+        StoreError: the directory holds another capture, or another process writes to it.
+    """
+    started_s = time.monotonic()
+    if config.joint:
+        raise SignalError("capture.joint: this capture asks one teacher; joint captures of several are not supported")
+    if not len(dataset):
+        raise DataError("the data set to capture holds no sequences: look at its filters and min_sequence_tokens")
+    meta = store_meta(teacher, config, seed=seed)
+    spec = SparseSpec(config.method, config.k, meta.temperatures, seed=meta.seed, draws=config.draws)
+    progress = Progress(quiet=True) if progress is None else progress
+    tokens = rows = 0
+    with StoreWriter(directory, meta, shard_sequences=config.shard_sequences) as writer:
+        pending = _pending(dataset, writer)
+        total_tokens = sum(len(dataset[index]) for index in pending)
+        if pending:
+            with progress.task(f"capture {config.name}", total_tokens, unit="tok") as task:
+                for start in range(0, len(pending), config.shard_sequences):
+                    shard = [dataset[index] for index in pending[start : start + config.shard_sequences]]
+                    rows += _capture_shard(shard, teacher, spec, meta, config.batch_tokens, writer, task)
+                    tokens += sum(len(sequence) for sequence in shard)
+    skipped = len(dataset) - len(pending)
+    return CaptureResult(Path(directory), len(pending), skipped, tokens, rows, time.monotonic() - started_s)
+
+
+def store_meta(teacher: Teacher, config: CaptureConfig, *, seed: int) -> StoreMeta:
+    """What the store of this capture says about itself.
+
+    Raises:
+        SignalError: a k, temperatures or draws that the method or the vocabulary does not admit.
+    """
+    vocabulary = teacher.vocabulary()
+    try:
+        return StoreMeta(
+            vocabulary_size=vocabulary.size,
+            tokenizer_fingerprint=vocabulary.fingerprint,
+            teacher=teacher.identity(),
+            method=config.method,
+            k=config.k,
+            temperatures=tuple(config.temperatures),
+            seed=0 if config.method == "topk" else seed,
+            draws=config.draws,
+            dtype=str(getattr(teacher, "model_dtype", "float32")).removeprefix("torch."),
+        )
+    except ValueError as error:
+        raise SignalError(f"capture {config.name!r} cannot be made: {error}") from error
+
+
+def _pending(dataset: TokenDataset | Sequence[TokenSequence], writer: StoreWriter) -> list[int]:
+    """Sequences to capture, in order, each once."""
+    seen: set[bytes] = set()
+    pending = []
+    for index in range(len(dataset)):
+        key = dataset[index].key
+        if key not in seen and not writer.done(key):
+            pending.append(index)
+        seen.add(key)
+    return pending
+
+
+def batches_of(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of at most ``batch_tokens`` tokens, padding included; a longer sequence goes alone.
+
+    Sequences of similar length go together; the order in the store is not touched by it.
+
+    >>> list(batches_of([5, 9, 5, 4], batch_tokens=12))
+    [[3, 0], [2], [1]]
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and lengths[index] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _capture_shard(
+    sequences: Sequence[TokenSequence],
+    teacher: Teacher,
+    spec: SparseSpec,
+    meta: StoreMeta,
+    batch_tokens: int,
+    writer: StoreWriter,
+    task: Task,
+) -> int:
+    """Ask the teacher for one shard, then append its sequences in order; the number of rows."""
+    answers: dict[int, tuple[NDArray[np.int64], list[RowArrays]]] = {}
+    for indices in batches_of([len(sequence) for sequence in sequences], batch_tokens):
+        chosen = [sequences[index] for index in indices]
+        for index, answer in zip(indices, _ask(chosen, teacher, spec, meta), strict=True):
+            answers[index] = answer
+        task.advance(sum(len(sequence) for sequence in chosen))
+    n_rows = 0
+    for index, sequence in enumerate(sequences):
+        positions_n, draws = answers[index]
+        try:
+            writer.append(sequence.input_ids, positions_n, draws)
+        except (ValueError, TypeError) as error:
+            raise SignalError(f"the teacher {meta.teacher} gave rows that cannot be stored: {error}") from error
+        n_rows += len(positions_n)
+    return n_rows
+
+
+def _ask(
+    sequences: Sequence[TokenSequence], teacher: Teacher, spec: SparseSpec, meta: StoreMeta
+) -> Iterator[tuple[NDArray[np.int64], list[RowArrays]]]:
+    """Per sequence: positions and one answer per draw."""
+    batch = collate(sequences)
+    needs = Needs(frozenset({"targets"}), targets=(meta.kind,), temperatures=spec.temperatures)
+    signals = teacher.signals(batch, needs, spec)
+    targets = [signals.target] if spec.draws == 1 else list(signals.extra.get("draws", ()))
+    if len(targets) != spec.draws or any(target is None for target in targets):
+        raise SignalError(
+            f"the teacher {meta.teacher} was asked for {spec.draws} target(s) per row and gave "
+            f"{sum(target is not None for target in targets)}; several draws come as signals.extra['draws']"
+        )
+    rows = batch.rows()
+    arrays = [row_arrays(target) for target in targets if target is not None]
+    position_N = rows.position_N.numpy()
+    ends_B = np.searchsorted(rows.sequence_N.numpy(), np.arange(len(sequences) + 1))
+    for index in range(len(sequences)):
+        cut = slice(int(ends_B[index]), int(ends_B[index + 1]))
+        yield position_N[cut], [array[cut] for array in arrays]
+
+
+def row_arrays(target: RowTarget) -> RowArrays:
+    """A target as numpy arrays, for the store."""
+
+    def array(value: Tensor | None) -> NDArray[np.float32] | None:
+        return None if value is None else value.detach().cpu().float().numpy()
+
+    return RowArrays(
+        kind=target.kind,
+        ids=target.ids_NK.cpu().numpy(),
+        temperatures=target.temperatures,
+        logits=array(target.logits_NK),
+        tail=array(target.tail_NM),
+        weights=array(target.weights_NK),
+        entropy=array(target.entropy_N),
+        threshold=array(target.threshold_N),
+    )

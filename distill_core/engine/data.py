@@ -1,0 +1,196 @@
+"""Tokenised data on disk: memory-mapped sequences, and the batches made of them.
+
+Legend: B sequences of a batch, T token positions.
+
+A data directory holds ``tokens.arrow`` (an Arrow IPC file: one row per sequence) and ``data.json`` (counts, what the
+filters dropped and why, document ids). Reading needs numpy and pyarrow; torch is imported when a batch is made.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from distill_core.errors import DataError
+
+if TYPE_CHECKING:
+    from distill_core.types import TokenBatch
+
+IGNORE = -100
+"""Label of a token that is not to be predicted; equal to ``distill_core.types.IGNORE``, which needs torch."""
+
+TOKENS_FILE = "tokens.arrow"
+SUMMARY_FILE = "data.json"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("predict", pa.list_(pa.bool_()), nullable=True),
+        pa.field("document", pa.string(), nullable=False),
+        pa.field("key", pa.binary(16), nullable=False),
+    ]
+)
+"""``predict``: per token, whether it is to be predicted (False on a prompt); null: every token is."""
+
+__all__ = ["IGNORE", "SCHEMA", "TokenDataset", "TokenSequence", "collate"]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence; it starts at position 0.
+
+    Args:
+        input_ids: int32 [T] token ids.
+        labels: int32 [T], unshifted: the token itself, or :data:`IGNORE` where it is not to be predicted.
+        document: id of the document it was cut from.
+        key: 16-byte content key (``distill_core.store.sequence_key``).
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    document: str
+    key: bytes
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class TokenDataset(Sequence[TokenSequence]):
+    """Sequences of a data directory, in a fixed order, memory-mapped.
+
+    Raises:
+        DataError: the directory holds no readable ``tokens.arrow``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        path = self.directory / TOKENS_FILE
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        except FileNotFoundError as error:
+            raise DataError(f"{path} does not exist: the data stage has not finished there; run it again") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path} is not a readable Arrow file ({error}): delete it and run again") from error
+        if not self._file.schema.equals(SCHEMA):
+            raise DataError(f"{path} has the columns {self._file.schema.names}, expected {SCHEMA.names}: run it again")
+        self._batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
+        self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches]).tolist()
+
+    @classmethod
+    def open(cls, directory: Path | str) -> TokenDataset:
+        """The data set that ``distill_core.engine.prepare`` wrote to ``directory``."""
+        return cls(Path(directory))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(int(_lengths(batch).sum()) for batch in self._batches)
+
+    @property
+    def longest_tokens(self) -> int:
+        """Length of the longest sequence in tokens."""
+        return max((int(_lengths(batch).max()) for batch in self._batches if batch.num_rows), default=0)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``data.json`` says: counts, the filter funnel, document ids."""
+        return dict(json.loads((self.directory / SUMMARY_FILE).read_text(encoding="utf-8")))
+
+    @overload
+    def __getitem__(self, index: int) -> TokenSequence: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenSequence]: ...
+
+    def __getitem__(self, index: int | slice) -> TokenSequence | list[TokenSequence]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"sequence {index} was asked for, {self.directory} holds {len(self)}")
+        shard = bisect_right(self._starts, position) - 1
+        return _sequence(self._batches[shard], position - self._starts[shard])
+
+    def __iter__(self) -> Iterator[TokenSequence]:
+        for batch in self._batches:
+            for row in range(batch.num_rows):
+                yield _sequence(batch, row)
+
+    def batches(
+        self, batch_sequences: int, indices: Sequence[int] | None = None, *, pad_id: int = 0
+    ) -> Iterator[TokenBatch]:
+        """Batches of up to ``batch_sequences``, in the order of ``indices`` (default: all, in order)."""
+        if batch_sequences < 1:
+            raise ValueError(f"batch_sequences must be at least 1, received {batch_sequences}")
+        order = range(len(self)) if indices is None else indices
+        for start in range(0, len(order), batch_sequences):
+            yield collate([self[i] for i in order[start : start + batch_sequences]], pad_id)
+
+
+def _lengths(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    offsets: npt.NDArray[np.int32] = batch.column(0).offsets.to_numpy()
+    return np.diff(offsets).astype(np.int64)
+
+
+def _sequence(batch: pa.RecordBatch, row: int) -> TokenSequence:
+    input_ids = batch.column(0)[row].values.to_numpy()
+    predict = batch.column(1)[row]
+    if predict.is_valid:
+        mask = predict.values.to_numpy(zero_copy_only=False)
+        labels = np.where(mask, input_ids, np.int32(IGNORE))
+    else:
+        labels = input_ids
+    return TokenSequence(input_ids, labels, batch.column(2)[row].as_py(), batch.column(3)[row].as_py())
+
+
+def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> TokenBatch:
+    """A batch padded on the right to its longest sequence.
+
+    Padding is known by the attention mask alone: a ``pad_id`` that is also a real token (EOS, as is common) masks
+    nothing. Labels of padding are :data:`IGNORE`.
+
+    Args:
+        sequences: at least one.
+        pad_id: id written to padding, default 0; it has no influence on anything.
+
+    Raises:
+        ValueError: no sequences.
+
+    >>> import numpy as np
+    >>> ids = np.array([5, 7], dtype=np.int32)
+    >>> batch = collate([TokenSequence(ids, ids, "a", bytes(16)), TokenSequence(ids[:1], ids[:1], "b", bytes(16))], 7)
+    >>> batch.input_ids_BT.tolist(), batch.attention_mask_BT.tolist(), batch.labels_BT.tolist()
+    ([[5, 7], [5, 7]], [[1, 1], [1, 0]], [[5, 7], [5, -100]])
+    """
+    import torch
+
+    from distill_core.types import TokenBatch
+
+    if not sequences:
+        raise ValueError("collate needs at least one sequence, received none")
+    shape = (len(sequences), max(len(sequence) for sequence in sequences))
+    input_ids_BT = np.full(shape, pad_id, dtype=np.int64)
+    labels_BT = np.full(shape, IGNORE, dtype=np.int64)
+    attention_mask_BT = np.zeros(shape, dtype=np.int64)
+    for i, sequence in enumerate(sequences):
+        input_ids_BT[i, : len(sequence)] = sequence.input_ids
+        labels_BT[i, : len(sequence)] = sequence.labels
+        attention_mask_BT[i, : len(sequence)] = 1
+    return TokenBatch(
+        input_ids_BT=torch.from_numpy(input_ids_BT),
+        attention_mask_BT=torch.from_numpy(attention_mask_BT),
+        labels_BT=torch.from_numpy(labels_BT),
+        keys=tuple(sequence.key for sequence in sequences),
+        documents=tuple(sequence.document for sequence in sequences),
+    )

@@ -1,0 +1,214 @@
+"""One pass over the head for one micro-batch: every objective of the run at once.
+
+Legend: B sequences, T token positions, N rows (unmasked predictions), n rows of a chunk, D hidden, V vocabulary,
+K support size, U size of the union of supports.
+
+Row objectives share one walk over the rows in chunks: the student's exact distribution on the *union* of their
+supports is computed once and folded to the support each of them reads. Free-form objectives run beside, on the hidden
+states. The result is ``sum_i factor_i * sum_i`` with factors known before the first backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_core import ops
+from distill_core.engine.head import HeadSpec
+from distill_core.errors import TrainingError
+from distill_core.types import RowIndex, RowInfo, RowTarget, StudentView, SupportLogits, TeacherSignals, TokenBatch
+
+
+@dataclass(frozen=True)
+class ActiveObjective:
+    """An objective with its place in this pass.
+
+    Args:
+        name: its name in logs.
+        objective: the plugin's object.
+        fused: True for a row objective.
+        factor: what its sum is multiplied by: weight * world size / count over all micro-batches and processes.
+        needs_targets: whether it reads the teacher's sparse distribution.
+    """
+
+    name: str
+    objective: Any
+    fused: bool
+    factor: float
+    needs_targets: bool
+
+
+@dataclass
+class ObjectivePass:
+    """Computes the losses of one micro-batch inside the head (a :class:`distill_core.engine.head.HeadPass`).
+
+    Args:
+        batch: the micro-batch, on the model's device.
+        signals: the teacher's answer, on the model's device.
+        active: the objectives, in the order of the results.
+        step: optimizer step, from 0.
+        total_steps: optimizer steps of the run.
+        output_hidden_states: ask the decoder for all hidden states.
+        output_attentions: ask the decoder for attentions.
+        chunk_rows: rows per chunk of the walk over the head; None: the op decides.
+        metrics: filled with what free-form objectives report.
+    """
+
+    batch: TokenBatch
+    signals: TeacherSignals
+    active: Sequence[ActiveObjective]
+    step: int
+    total_steps: int
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    chunk_rows: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, decoded: Any, weight_VD: Tensor, bias_V: Tensor | None, spec: HeadSpec) -> dict[str, Tensor]:
+        """``loss`` (scalar, with gradient) and ``sums`` (float64, detached, one per objective)."""
+        hidden_BTD = decoded.last_hidden_state
+        sums = torch.zeros(len(self.active), dtype=torch.float64, device=hidden_BTD.device)
+        terms: list[Tensor] = []
+        if any(one.fused for one in self.active):
+            terms.append(self._rows_term(hidden_BTD, weight_VD, bias_V, spec, sums))
+        for position, one in enumerate(self.active):
+            if not one.fused:
+                terms.append(self._free_form_term(one, decoded, sums[position]))
+        loss = terms[0]
+        for term in terms[1:]:
+            loss = loss + term.to(loss.dtype)
+        return {"loss": loss, "sums": sums}
+
+    def _rows_term(
+        self, hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, spec: HeadSpec, sums: Tensor
+    ) -> Tensor:
+        rows = self.batch.rows()
+        hidden_ND, weight_VD, bias_V = _head_operands(rows.select(hidden_BTD), weight_VD, bias_V)
+        fused = [(position, one) for position, one in enumerate(self.active) if one.fused]
+        views = [self._view(one) for _, one in fused]
+        ids_NU = union_of_supports([view.ids_NK for view in views if view is not None], rows.labels_N)
+        loss_fn = self._loss_function(fused, views, ids_NU, rows, sums)
+        temperatures = sorted(
+            {t for _, one in fused for t in temperatures_of(one.objective, self.step, self.total_steps)}
+        )
+        extras = sorted({extra for _, one in fused for extra in getattr(one.objective, "extras", ())})
+        return ops.sparse_distill_loss(
+            hidden_ND,
+            weight_VD,
+            ids_NU,
+            loss_fn,
+            labels_N=rows.labels_N,
+            temperatures=tuple(temperatures),
+            bias=bias_V,
+            softcap=spec.softcap,
+            logit_scale=spec.logit_scale,
+            extras=tuple(extras),
+            params=tuple(p for _, one in fused for p in parameters_of(one.objective) if p.requires_grad),
+            chunk_rows=self.chunk_rows,
+        )
+
+    def _view(self, one: ActiveObjective) -> RowTarget | None:
+        if not one.needs_targets or self.signals.target is None:
+            return None
+        view = getattr(one.objective, "view", None)
+        return self.signals.target if view is None else view(self.signals.target)
+
+    def _loss_function(
+        self,
+        fused: Sequence[tuple[int, ActiveObjective]],
+        views: Sequence[RowTarget | None],
+        ids_NU: Tensor,
+        rows: RowIndex,
+        sums: Tensor,
+    ) -> Callable[[SupportLogits, slice], Tensor]:
+        """``loss_fn(support, rows) -> [n]`` for the op: all row objectives, weighted, on one chunk."""
+        info = RowInfo(rows.labels_N, rows.sequence_N, rows.position_N, self.step, self.total_steps)
+        folds = [view is not None and not same_ids(view.ids_NK, ids_NU) for view in views]
+
+        def loss_fn(support: SupportLogits, chunk: slice) -> Tensor:
+            total_n: Tensor | None = None
+            weights_n = rows.weights_N[chunk]
+            for (position, one), view, fold in zip(fused, views, folds, strict=True):
+                own = support.fold(view.ids_NK[chunk]) if fold and view is not None else support
+                values_n = one.objective.rows(own, None if view is None else view[chunk], info[chunk])
+                if values_n.shape != weights_n.shape:
+                    raise TrainingError(
+                        f"objective {one.name} returned shape {list(values_n.shape)} for {len(weights_n)} rows; a row "
+                        f"objective returns one value per row, shape [{len(weights_n)}]"
+                    )
+                values_n = values_n * weights_n
+                sums[position] += values_n.detach().double().sum()
+                total_n = values_n * one.factor if total_n is None else total_n + values_n * one.factor
+            assert total_n is not None
+            return total_n
+
+        return loss_fn
+
+    def _free_form_term(self, one: ActiveObjective, decoded: Any, into: Tensor) -> Tensor:
+        hidden_states = decoded.hidden_states if self.output_hidden_states else (decoded.last_hidden_state,)
+        view = StudentView(
+            hidden_states=hidden_states, attentions=decoded.attentions if self.output_attentions else None
+        )
+        term = one.objective(view, self.signals, self.batch)
+        if term.total.dim() != 0:
+            raise TrainingError(
+                f"objective {one.name} returned a total of shape {list(term.total.shape)}; a free-form objective "
+                "returns one scalar, the sum over whatever its count() counts"
+            )
+        into += term.total.detach().double()
+        self.metrics.update({f"{one.name}.{key}": float(value) for key, value in term.metrics.items()})
+        total: Tensor = term.total
+        return total * one.factor
+
+
+def _head_operands(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Under autocast on a GPU the head's products run in the autocast dtype, summed in fp32; a CPU stays in fp32."""
+    device = hidden_ND.device.type
+    if device == "cpu" or not torch.is_autocast_enabled(device):
+        return hidden_ND, weight_VD, bias_V
+    dtype = torch.get_autocast_dtype(device)
+    return hidden_ND.to(dtype), weight_VD.to(dtype), bias_V
+
+
+def temperatures_of(objective: Any, step: int, total_steps: int) -> tuple[float, ...]:
+    """Temperatures a row objective reads at a step; 1.0 if it does not say."""
+    ask = getattr(objective, "temperatures", None)
+    return (1.0,) if ask is None else tuple(float(t) for t in ask(step, total_steps))
+
+
+def parameters_of(objective: Any) -> list[torch.nn.Parameter]:
+    """Parameters of an objective, as they are now (FSDP swaps them while it gathers)."""
+    ask = getattr(objective, "parameters", None)
+    return [] if ask is None else list(ask())
+
+
+def same_ids(first_NK: Tensor, second_NK: Tensor) -> bool:
+    """Whether two supports are equal, entry by entry."""
+    return first_NK is second_NK or (first_NK.shape == second_NK.shape and bool(torch.equal(first_NK, second_NK)))
+
+
+def union_of_supports(supports: Sequence[Tensor], labels_N: Tensor) -> Tensor:
+    """[N, U] ids of all supports, unique in a row, -1 pads at the end; the first support itself if all are equal.
+
+    Args:
+        supports: int tensors [N, K_i], -1 pads; none: U = 0.
+        labels_N: gives N and the device where there is no support.
+
+    >>> import torch
+    >>> union_of_supports([torch.tensor([[3, 5]]), torch.tensor([[5, -1]])], torch.tensor([0])).tolist()
+    [[5, 3]]
+    """
+    if not supports:
+        return labels_N.new_empty(labels_N.shape[0], 0, dtype=torch.int64)
+    if all(same_ids(support, supports[0]) for support in supports[1:]):
+        return supports[0]
+    ids_NU = torch.cat([support.long() for support in supports], dim=1).sort(dim=1, descending=True).values
+    repeated = torch.zeros_like(ids_NU, dtype=torch.bool)
+    repeated[:, 1:] = ids_NU[:, 1:] == ids_NU[:, :-1]
+    ids_NU = ids_NU.masked_fill(repeated, -1).sort(dim=1, descending=True).values
+    width = int((ids_NU >= 0).sum(dim=1).max()) if len(ids_NU) else 0
+    return ids_NU[:, :width].contiguous()

@@ -1,0 +1,231 @@
+"""The stages of a run in order, and what the output of each depends on. No torch.
+
+``data:train`` and ``data:eval``, ``student``, ``capture:<name>``, ``train:<name>``, ``evaluate``, ``report``; with a
+``synthesize`` section also ``synthesize`` before ``data:train``. A stage's *parts* are a flat mapping of everything its
+output depends on; its fingerprint is their hash together with the digests of what earlier stages wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill_core import __version__
+from distill_core.config import RunConfig, TrainConfig
+from distill_core.engine.capabilities import captured_teachers
+from distill_core.engine.file_hashes import FileHashes
+from distill_core.engine.loading import Location, path_text
+from distill_core.engine.manifest import flat
+
+if TYPE_CHECKING:
+    from distill_core.engine.validate import CheckedRun
+    from distill_core.registry import Registry
+
+KINDS = ("synthesize", "data", "student", "capture", "train", "evaluate", "report")
+
+RESUMABLE = ("capture", "train")
+"""Stages that go on where they were interrupted; the others are short and start over."""
+
+_NO_EFFECT = ("keep_checkpoints", "trackers")
+"""Fields of a training that change nothing in its result."""
+
+Parts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Args:
+        name: e.g. ``capture:main``.
+        kind: one of :data:`KINDS`.
+        item: what comes after the colon (``main``), or the empty string.
+        directory: where it writes, relative to the run's directory.
+        inputs: names of the stages whose outputs it reads.
+        parts: computes what its output depends on, apart from those outputs.
+    """
+
+    name: str
+    kind: str
+    item: str
+    directory: Path
+    inputs: tuple[str, ...]
+    parts: Callable[[], Parts]
+
+    @property
+    def resumable(self) -> bool:
+        return self.kind in RESUMABLE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages, each after those it reads."""
+
+    config: RunConfig
+    directory: Path
+    stages: tuple[Stage, ...]
+
+    def __getitem__(self, name: str) -> Stage:
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def needed_for(self, kind: str) -> tuple[Stage, ...]:
+        """The stages of a kind and everything they need, in order."""
+        wanted = {stage.name for stage in self.stages if stage.kind == kind}
+        for stage in reversed(self.stages):
+            if stage.name in wanted:
+                wanted |= set(stage.inputs)
+        return tuple(stage for stage in self.stages if stage.name in wanted)
+
+
+def make_plan(checked: CheckedRun, *, registry: Registry) -> Plan:
+    """The stages of a checked run file."""
+    directory = Path(checked.config.output_dir).expanduser()
+    parts = PartsOf(checked, registry, FileHashes(directory / ".hashes.json"))
+    return Plan(checked.config, directory, tuple(_stages(checked.config, parts)))
+
+
+def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
+    def stage(kind: str, item: str, inputs: Iterable[str], compute: Callable[[], Parts]) -> Stage:
+        return Stage(f"{kind}:{item}" if item else kind, kind, item, Path(kind, item), tuple(inputs), compute)
+
+    synthesis = ("synthesize",) if config.synthesize is not None else ()
+    if synthesis:
+        yield stage("synthesize", "", (), parts.synthesize)
+    for split in ("train", "eval"):
+        yield stage("data", split, synthesis if split == "train" else (), lambda s=split: parts.data(s))  # type: ignore[misc]
+    yield stage("student", "", (), parts.student)
+    for capture in config.captures:
+        yield stage("capture", capture.name, ("data:train", "student"), lambda c=capture: parts.capture(c))  # type: ignore[misc]
+    trainings = config.trainings()
+    for name, training in trainings.items():
+        inputs = ["data:train", "student"]
+        if training.eval_steps is not None:
+            inputs.append("data:eval")
+        if training.teacher == "store" and any(c.name == training.store for c in config.captures):
+            inputs.append(f"capture:{training.store}")
+        yield stage("train", name, inputs, lambda t=training: parts.train(t))  # type: ignore[misc]
+    trained = [f"train:{name}" for name in trainings]
+    yield stage("evaluate", "", ["data:eval", *trained], parts.evaluate)
+    captured = [f"capture:{capture.name}" for capture in config.captures]
+    yield stage("report", "", ["evaluate", "data:train", "data:eval", "student", *captured, *trained], parts.report)
+
+
+class PartsOf:
+    """Computes the parts of each stage."""
+
+    def __init__(self, checked: CheckedRun, registry: Registry, hashes: FileHashes) -> None:
+        self.config, self.components, self.registry, self.hashes = checked.config, checked.components, registry, hashes
+
+    def synthesize(self) -> Parts:
+        source = self._source("train")
+        return {**source, **self._component(("synthesize",)), **self._seed(), **_code()}
+
+    def data(self, split: str) -> Parts:
+        section = getattr(self.config.data, split)
+        options = self.config.data.model_dump(mode="json", exclude={"train", "eval"})
+        parts: Parts = {**dict(flat("data", options)), f"data.{split}.limit_sequences": section.limit_sequences}
+        if split == "eval" or self.config.synthesize is None:
+            parts.update(self._source(split))
+        for index in range(len(section.filters)):
+            parts.update(self._component(("data", split, "filters", index)))
+        return {**parts, **self._tokenizer(), **_code()}
+
+    def student(self) -> Parts:
+        options = self.config.student.model_dump(mode="json")
+        parts = {**dict(flat("student", options)), **self._seed(), **_code()}
+        if self.config.student.init.from_teacher is not None:
+            parts.update(self._teachers())
+        if self.config.student.init.model is not None:
+            parts.update(self.hashes.content("student.init.model", self.config.student.init.model))
+        return parts
+
+    def capture(self, capture: Any) -> Parts:
+        path = "capture" if len(self.config.captures) == 1 else f"capture {capture.name}"
+        options = capture.model_dump(mode="json", exclude={"name", "teachers"})
+        teachers = self._teachers(captured_teachers(capture, self.config))
+        return {**dict(flat(path, options)), **teachers, **self._seed(), **_code()}
+
+    def train(self, training: TrainConfig) -> Parts:
+        unread = {"none": {"store", "vocabulary", "sparse"}, "store": {"sparse"}, "live": {"store"}}[training.teacher]
+        if training.eval_steps is None:
+            unread |= {"eval_sequences"}
+        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives"})
+        parts: Parts = {**dict(flat("train", options)), **self._seed(), **_code()}
+        parts.update(flat("student", self.config.student.model_dump(mode="json", exclude={"init"})))
+        at = self._objectives_at(training)
+        for index, ref in enumerate(training.objectives):
+            weight = ref.weight if isinstance(ref.weight, int | float) else ref.weight.model_dump(mode="json")
+            parts.update(flat(f"{path_text(at)}[{index}].weight", weight))
+            parts.update(self._component((*at, index)))
+        if training.teacher == "live":
+            parts.update(self._teachers())
+        return parts
+
+    def evaluate(self) -> Parts:
+        options = self.config.evaluate.model_dump(mode="json", exclude={"evaluators"})
+        parts: Parts = {**dict(flat("evaluate", options)), **self._seed(), **_code()}
+        for index in range(len(self.config.evaluate.evaluators)):
+            parts.update(self._component(("evaluate", "evaluators", index)))
+        report = self.config.report
+        parts.update(flat("report", report.model_dump(mode="json", include={"prompts", "max_new_tokens"})))
+        return {**parts, **self._teachers()}
+
+    def report(self) -> Parts:
+        return {**dict(flat("", self.config.model_dump(mode="json", exclude={"output_dir"}))), **_code()}
+
+    def _objectives_at(self, training: TrainConfig) -> Location:
+        for name, overrides in self.config.compare.items():
+            if overrides.objectives is not None and overrides.objectives is training.objectives:
+                return ("compare", name, "objectives")
+        return ("train", "objectives")
+
+    def _seed(self) -> Parts:
+        return {"seed": self.config.seed}
+
+    def _component(self, at: Location) -> Parts:
+        """A component's identity, version, options and the content of the files they name."""
+        resolved, path = self.components[at], path_text(at)
+        options = resolved.options.model_dump(mode="json")
+        parts: Parts = {f"{path}.use": resolved.entry.id, f"{path} (version)": resolved.entry.version}
+        parts.update(flat(path, options) if options else ())
+        for place, other in self.components.items():  # schedules of its weight and options
+            if len(place) == len(at) + 1 and place[: len(at)] == at:
+                parts[f"{path_text(place)} (version)"] = f"{other.entry.id} {other.entry.version}"
+        return parts
+
+    def _source(self, split: str) -> Parts:
+        at: Location = ("data", split, "source")
+        source = self.registry.build("source", getattr(self.config.data, split).source)
+        return {**self._component(at), f"{path_text(at)} (content)": source.fingerprint()}
+
+    def _teachers(self, names: Iterable[str] | None = None) -> Parts:
+        parts: Parts = {}
+        for name in self.config.all_teachers if names is None else names:
+            single = name == "teacher" and self.config.teacher is not None
+            at: Location = ("teacher",) if single else ("teachers", name)
+            parts.update(self._component(at))
+            options = self.components[at].options
+            declared = getattr(options, "files", None)
+            named = declared() if callable(declared) else _existing_paths(options.model_dump(mode="json"))
+            for path in named:
+                parts.update(self.hashes.content(path_text(at), str(path)))
+        return parts
+
+    def _tokenizer(self) -> Parts:
+        """Which tokenizer makes the data: as far as it is known without loading it."""
+        student = self.config.student
+        source = student.tokenizer or student.init.model
+        if source is None:
+            return self._teachers(list(self.config.all_teachers)[:1])
+        return {"student tokenizer": source, **self.hashes.content("student tokenizer", source, tokenizer_only=True)}
+
+
+def _existing_paths(options: Mapping[str, Any]) -> list[str]:
+    """Options that name a file or directory on this machine."""
+    return [v for v in options.values() if isinstance(v, str) and v and Path(v).expanduser().exists()]
+
+
+def _code() -> Parts:
+    return {"distill-core (version)": __version__}

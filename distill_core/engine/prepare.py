@@ -1,0 +1,182 @@
+"""The data stage: records from a source, through filters, into tokenised sequences on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from distill_core.engine.data import SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset
+from distill_core.engine.records import FORMS, cut_record
+from distill_core.errors import DataError
+from distill_core.files import atomic_file, write_json
+
+if TYPE_CHECKING:
+    from distill_core.config import ComponentRef, DataConfig
+    from distill_core.engine.progress import Progress
+    from distill_core.registry import Registry
+
+ROWS_PER_BATCH = 1024
+"""Sequences per Arrow record batch: the unit of memory while writing."""
+
+
+class Funnel:
+    """Counts what came in, what each filter dropped and why, and what went out."""
+
+    def __init__(self) -> None:
+        self.records_in = 0
+        self.filtered: dict[str, Counter[str]] = {}
+        self.dropped: Counter[str] = Counter()
+        self.sequences = 0
+        self.tokens = 0
+        self.predicted_tokens = 0
+        self.documents: dict[str, int] = {}
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "records_in": self.records_in,
+            "filters": [
+                {"filter": name, "dropped": sum(reasons.values()), "reasons": dict(sorted(reasons.items()))}
+                for name, reasons in self.filtered.items()
+            ],
+            "dropped": dict(sorted(self.dropped.items())),
+            "sequences": self.sequences,
+            "tokens": self.tokens,
+            "predicted_tokens": self.predicted_tokens,
+            "documents": self.documents,
+        }
+
+    def sentence(self) -> str:
+        """Where everything went, for messages."""
+        parts = [f"{self.records_in} records read"]
+        parts += [f"filter {name} dropped {sum(r.values())} ({_reasons(r)})" for name, r in self.filtered.items() if r]
+        if self.dropped:
+            parts.append(f"left out: {_reasons(self.dropped)}")
+        return ", ".join(parts)
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
+
+
+def filtered_records(
+    source: Any, filters: Iterable[tuple[str, Any]], funnel: Funnel
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Records that every filter keeps, each with its document id."""
+    filters = list(filters)
+    for name, _ in filters:
+        funnel.filtered[name] = Counter()
+    for record in source.records():
+        funnel.records_in += 1
+        document = str(record.get("document", f"record-{funnel.records_in}"))
+        for name, judge in filters:
+            reason = judge.verdict(record)
+            if reason is not None:
+                funnel.filtered[name][reason] += 1
+                break
+        else:
+            yield document, record
+
+
+def build_split(split: str, data: DataConfig, registry: Registry) -> tuple[Any, list[tuple[str, Any]]]:
+    """The source and the filters of a split, each filter with the name it is counted under."""
+    config = getattr(data, split)
+    filters: list[tuple[str, Any]] = []
+    for ref in config.filters:
+        taken = {name for name, _ in filters}
+        name = ref.use if ref.use not in taken else f"{ref.use}-{len(filters) + 1}"
+        filters.append((name, registry.build("filter", ref)))
+    return registry.build("source", config.source), filters
+
+
+def prepare_data(
+    split: str,
+    data: DataConfig,
+    *,
+    tokenizer: Any,
+    directory: Path,
+    registry: Registry,
+    progress: Progress,
+    source: Any = None,
+) -> TokenDataset:
+    """Tokenise one split into ``directory``: streaming, deterministic, and whole or not there at all.
+
+    Args:
+        split: ``train`` or ``eval``, a field of ``data``.
+        data: the section of the run file.
+        tokenizer: a Transformers tokenizer.
+        directory: where ``tokens.arrow`` and ``data.json`` are written.
+        registry: builds the source and the filters.
+        progress: shows records and tokens.
+        source: an object with ``records()`` to read instead of ``data.<split>.source`` (synthesised data).
+
+    Raises:
+        DataError: a record that cannot be used, or no sequence left.
+    """
+    own_source, filters = build_split(split, data, registry)
+    funnel = Funnel()
+    limit = getattr(data, split).limit_sequences
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with progress.task(f"data:{split}", None, unit="tok") as task, atomic_file(directory / TOKENS_FILE) as file:
+        rows = _rows(own_source if source is None else source, filters, funnel, tokenizer, data, limit)
+        with pa.ipc.new_file(file, SCHEMA) as writer:
+            for batch in _record_batches(rows):
+                writer.write_batch(batch)
+                task.advance(len(batch.column(0).flatten()))
+        if not funnel.sequences:
+            ref: ComponentRef = getattr(data, split).source
+            raise DataError(
+                f"data.{split}: no sequence left from the source {ref.use} ({funnel.sentence()}): "
+                f"check its paths and filters; a record needs {FORMS}"
+            )
+    write_json(directory / SUMMARY_FILE, {"split": split, **funnel.summary()})
+    progress.say(f"data:{split}: {funnel.sequences} sequences, {funnel.tokens} tokens ({funnel.sentence()})")
+    return TokenDataset.open(directory)
+
+
+Row = tuple["np.ndarray[Any, np.dtype[np.int32]]", "list[bool] | None", str, bytes]
+
+
+def _rows(
+    source: Any,
+    filters: list[tuple[str, Any]],
+    funnel: Funnel,
+    tokenizer: Any,
+    data: DataConfig,
+    limit: int | None,
+) -> Iterator[Row]:
+    from distill_core.store import sequence_key
+
+    for document, record in filtered_records(source, filters, funnel):
+        cut = cut_record(record, tokenizer=tokenizer, data=data, document=document)
+        funnel.dropped.update(cut.dropped)
+        for piece in cut.pieces:
+            input_ids = np.asarray(piece.input_ids, dtype=np.int32)
+            funnel.sequences += 1
+            funnel.tokens += len(input_ids)
+            funnel.predicted_tokens += len(input_ids) - 1 if piece.predict is None else sum(piece.predict[1:])
+            funnel.documents[document] = funnel.documents.get(document, 0) + 1
+            yield input_ids, piece.predict, document, sequence_key(input_ids)
+            if limit is not None and funnel.sequences >= limit:
+                return
+
+
+def _record_batches(rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:
+    held: list[Row] = []
+    for row in rows:
+        held.append(row)
+        if len(held) == ROWS_PER_BATCH:
+            yield _record_batch(held)
+            held = []
+    if held:
+        yield _record_batch(held)
+
+
+def _record_batch(rows: list[Row]) -> pa.RecordBatch:
+    columns = [pa.array([row[i] for row in rows], type=SCHEMA.field(i).type) for i in range(len(SCHEMA))]
+    return pa.record_batch(columns, schema=SCHEMA)

@@ -1,0 +1,175 @@
+"""From a record to token sequences: text is cut, prompts are masked, messages go through the chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distill_core.errors import DataError
+
+if TYPE_CHECKING:
+    from distill_core.config import DataConfig
+
+FORMS = "`text`, `prompt` and `completion`, or `messages`"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One sequence: its ids, and which of them are to be predicted (None: all)."""
+
+    input_ids: list[int]
+    predict: list[bool] | None = None
+
+
+@dataclass(frozen=True)
+class CutRecord:
+    """What became of a record.
+
+    Args:
+        pieces: its sequences, in order.
+        dropped: reasons of what was left out, e.g. ``short remainder``.
+    """
+
+    pieces: list[Piece]
+    dropped: list[str]
+
+
+def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+    """Token sequences of one record.
+
+    A ``text`` longer than a sequence becomes consecutive sequences, each starting at position 0. The prompt of
+    ``prompt`` + ``completion`` and everything but the assistant's answers in ``messages`` is not predicted, and such
+    a record is one sequence: its end may be cut, its prompt never.
+
+    Raises:
+        DataError: a field of the wrong type, no known form, or a record too long for what ``overlong`` allows.
+    """
+    if "messages" in record:
+        return _masked(_message_parts(record, tokenizer, document), tokenizer, data, document)
+    if "prompt" in record and "completion" in record:
+        prompt, completion = _text(record, "prompt", document), _text(record, "completion", document)
+        parts = [(_encode(tokenizer, prompt), False), (_with_eos(_encode(tokenizer, completion), tokenizer), True)]
+        return _masked(parts, tokenizer, data, document)
+    if "text" in record:
+        return _plain(_encode(tokenizer, _text(record, "text", document)), tokenizer, data, document)
+    raise DataError(f"document {document}: a record needs {FORMS}; received the fields {sorted(record)}")
+
+
+def _text(record: Mapping[str, Any], field: str, document: str) -> str:
+    value = record[field]
+    if not isinstance(value, str):
+        raise DataError(f"document {document}: `{field}` must be a string, received {type(value).__name__}")
+    return value
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _with_eos(ids: list[int], tokenizer: Any) -> list[int]:
+    """A completion ends where the student must stop: with EOS, if the tokenizer has one."""
+    eos = tokenizer.eos_token_id
+    return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+
+
+def bos_prefix(tokenizer: Any, data: DataConfig) -> list[int]:
+    """The ids every sequence starts with."""
+    if not data.add_bos:
+        return []
+    if tokenizer.bos_token_id is None:
+        raise DataError("data.add_bos is true, but the tokenizer has no BOS token: set it to false")
+    return [tokenizer.bos_token_id]
+
+
+def _plain(ids: list[int], tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+    prefix = bos_prefix(tokenizer, data)
+    room = data.sequence_length_tokens - len(prefix)
+    if len(ids) > room and data.overlong == "error":
+        _refuse(document, len(ids) + len(prefix), data)
+    pieces, dropped = [], []
+    for start in range(0, len(ids), room):
+        piece = prefix + ids[start : start + room]
+        shortest = max(2, data.min_sequence_tokens) if start else 2
+        if len(piece) < shortest:
+            dropped.append("short remainder" if start else "fewer than 2 tokens")
+        else:
+            pieces.append(Piece(piece))
+    if not ids:
+        dropped.append("fewer than 2 tokens")
+    return CutRecord(pieces, dropped)
+
+
+def _masked(parts: list[tuple[list[int], bool]], tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+    """One sequence of parts that are predicted (True) or not."""
+    length = data.sequence_length_tokens
+    prefix = bos_prefix(tokenizer, data)
+    if prefix and parts and parts[0][0][:1] == prefix:
+        prefix = []  # the chat template has already written it
+    input_ids, predict = list(prefix), [False] * len(prefix)
+    for ids, predicted in parts:
+        input_ids += ids
+        predict += [predicted] * len(ids)
+    dropped = []
+    if len(input_ids) > length:
+        if data.overlong == "error":
+            _refuse(document, len(input_ids), data)
+        prompt = predict.index(True) if True in predict else len(predict)
+        if prompt >= length:
+            raise DataError(
+                f"document {document}: the prompt alone has {prompt} tokens, data.sequence_length_tokens is {length}: "
+                "a prompt is never cut; raise the length or drop the record"
+            )
+        input_ids, predict = input_ids[:length], predict[:length]
+        dropped.append("end of a completion")
+    if not any(predict[1:]):
+        return CutRecord([], ["nothing to predict"])
+    return CutRecord([Piece(input_ids, predict)], dropped)
+
+
+def _refuse(document: str, tokens: int, data: DataConfig) -> None:
+    raise DataError(
+        f"document {document}: {tokens} tokens, but data.sequence_length_tokens is {data.sequence_length_tokens} and "
+        "data.overlong is `error`: raise the length, or allow cutting with `overlong: cut`"
+    )
+
+
+def _message_parts(record: Mapping[str, Any], tokenizer: Any, document: str) -> list[tuple[list[int], bool]]:
+    """Alternating unpredicted and predicted parts of a conversation, by growing the rendered prefix."""
+    messages = record["messages"]
+    if not isinstance(messages, list) or not all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    ):
+        raise DataError(
+            f"document {document}: `messages` must be a list of {{role, content}} with strings, "
+            f"received {str(messages)[:80]}"
+        )
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"document {document} has `messages`, but the tokenizer {tokenizer.name_or_path} has no chat template: "
+            "give `prompt` and `completion`, or a tokenizer with a template"
+        )
+
+    def render(upto: int, *, answer_follows: bool) -> str:
+        if not upto and not answer_follows:
+            return ""
+        text = tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=answer_follows)
+        return str(text)
+
+    parts: list[tuple[list[int], bool]] = []
+    written = ""
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            steps = [(render(i, answer_follows=True), False), (render(i + 1, answer_follows=False), True)]
+        else:
+            steps = []
+        for text, predicted in steps:
+            if not text.startswith(written):
+                raise DataError(
+                    f"document {document}: the chat template rewrites earlier turns, so the assistant's answers cannot "
+                    "be told from the prompt; give `prompt` and `completion`"
+                )
+            parts.append((_encode(tokenizer, text[len(written) :]), predicted))
+            written = text
+    return parts

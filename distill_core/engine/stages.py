@@ -1,0 +1,242 @@
+"""What each kind of stage does: calls the part of the engine that does it. Imports happen here, when a stage runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distill_core.engine.context import RunContext
+from distill_core.engine.models_on_disk import context_length
+from distill_core.engine.plan import Stage
+from distill_core.errors import DataError, DistillError, TrainingError
+
+Notes = dict[str, Any]
+"""What a stage says about itself, for its manifest."""
+
+RECORDS_FILE = "records.jsonl"
+
+
+def synthesize(context: RunContext, stage: Stage) -> Notes:
+    """Records made by the synthesizer from those of ``data.train.source``, one JSON object a line."""
+    from distill_core.files import atomic_file
+
+    config = context.config
+    assert config.synthesize is not None
+    synthesizer = context.registry.build("synthesizer", config.synthesize)
+    source = context.registry.build("source", config.data.train.source)
+    directory = context.path(stage.name)
+    count = 0
+    with (
+        context.progress.task("synthesize", None, unit="records") as task,
+        atomic_file(directory / RECORDS_FILE) as file,
+    ):
+        for record in synthesizer.synthesize(source.records(), directory):
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            count += 1
+            task.advance(1)
+        if not count:
+            raise DataError(f"the synthesizer {config.synthesize.use} made no record: check its options and its source")
+    return {"records": count}
+
+
+class SynthesizedRecords:
+    """The output of the synthesize stage, as a source."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        with open(self.path, encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+
+def data(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.engine.data import TokenDataset
+    from distill_core.engine.prepare import prepare_data
+    from distill_core.store.tokenizer import vocabulary_info
+
+    tokenizer = context.tokenizer()
+    source = None
+    if "synthesize" in stage.inputs:
+        source = SynthesizedRecords(context.path("synthesize") / RECORDS_FILE)
+    dataset = prepare_data(
+        stage.item,
+        context.config.data,
+        tokenizer=tokenizer,
+        directory=context.path(stage.name),
+        registry=context.registry,
+        progress=context.progress,
+        source=source,
+    )
+    notes: Notes = {"sequences": len(dataset), "tokens": dataset.n_tokens}
+    if stage.item == "eval":
+        shared = _shared_documents(TokenDataset.open(context.path("data:train")), dataset)
+        if shared:
+            context.progress.say(
+                f"data:eval: warning: {len(shared)} documents are in both splits, e.g. {shared[0]}: held-out figures "
+                "will look better than they are"
+            )
+            notes["documents_in_both_splits"] = len(shared)
+    vocabulary = vocabulary_info(tokenizer)
+    return {**notes, "tokenizer": {"size": vocabulary.size, "fingerprint": vocabulary.fingerprint}}
+
+
+def _shared_documents(train: Any, held_out: Any) -> list[str]:
+    known = train.summary["documents"]
+    return [document for document in held_out.summary["documents"] if document in known]
+
+
+def student(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.engine.student import initialise_student
+
+    config = context.config
+    needs_teacher = config.student.init.model is None
+    directory = initialise_student(
+        config.student,
+        teacher_source=context.teacher_source() if needs_teacher else None,
+        directory=context.path(stage.name),
+        seed=config.seed,
+    )
+    model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    longest = context_length(model_config)
+    asked = config.data.sequence_length_tokens
+    if longest is not None and asked > longest:
+        raise DataError(
+            f"data.sequence_length_tokens is {asked} tokens, but the student has a context of {longest}: "
+            f"use at most {longest}"
+        )
+    return {"source": config.student.init.model or ("teacher layers" if config.student.init.from_teacher else "config")}
+
+
+def capture(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.engine.capabilities import captured_teachers
+    from distill_core.engine.capture import capture as capture_signals
+    from distill_core.engine.data import TokenDataset
+
+    config = next(one for one in context.config.captures if one.name == stage.item)
+    names = captured_teachers(config, context.config)
+    if len(names) != 1:
+        raise DistillError(
+            f"capture {config.name}: {len(names)} teachers ({', '.join(names)}) cannot be captured together by this "
+            "version; give each teacher a capture of its own"
+        )
+    teacher, sentence = context.understood(context.teacher(names[0]), policy=_policy_of_readers(context, config.name))
+    capture_signals(
+        teacher,
+        TokenDataset.open(context.path("data:train")),
+        config,
+        context.path(stage.name),
+        seed=context.config.seed,
+        progress=context.progress,
+    )
+    return {"teacher": teacher.identity(), "vocabulary": sentence, **_kernels()}
+
+
+def _policy_of_readers(context: RunContext, store: str) -> Any:
+    """What the trainings that read a capture say about vocabularies; the strictest where they differ."""
+    readers = [t.vocabulary for t in context.config.trainings().values() if t.teacher == "store" and t.store == store]
+    return readers[0] if len(set(readers)) == 1 else "error"
+
+
+def train(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.engine.data import TokenDataset
+    from distill_core.engine.training import train as train_student
+
+    config = context.config.trainings()[stage.item]
+    teacher = eval_teacher = None
+    if config.teacher == "live":
+        teacher = context.teacher()
+    elif config.teacher == "store" and f"capture:{config.store}" in stage.inputs:
+        from distill_core.engine.stored import StoredSignals
+
+        teacher = StoredSignals(context.path(f"capture:{config.store}"))
+        if config.eval_steps is not None:
+            # The store holds the training sequences only; held-out ones need the model itself.
+            eval_teacher = context.teacher()
+
+    sentence = None
+    if teacher is not None:
+        own = context.teacher() if config.vocabulary == "truncate" and config.teacher == "store" else None
+        teacher, sentence = context.understood(teacher, policy=config.vocabulary, tokenizer_of=own)
+        if eval_teacher is not None:
+            eval_teacher, _ = context.understood(eval_teacher, policy=config.vocabulary)
+        context.progress.say(f"{stage.name}: {sentence}")
+
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        context.registry.call_hook("distill_step_ended", run=context, step=step, metrics=metrics)
+
+    result = train_student(
+        student_dir=context.path("student"),
+        student=context.config.student,
+        tokenizer=context.tokenizer(),
+        train_data=TokenDataset.open(context.path("data:train")),
+        eval_data=TokenDataset.open(context.path("data:eval")) if "data:eval" in stage.inputs else None,
+        config=config,
+        teacher=teacher,
+        directory=context.path(stage.name),
+        seed=context.config.seed,
+        registry=context.registry,
+        progress=context.progress,
+        on_step=on_step,
+        eval_teacher=eval_teacher,
+    )
+    if not (context.path(stage.name) / "model" / "config.json").is_file():
+        raise TrainingError(f"{stage.name} ended without a model in {context.path(stage.name) / 'model'}")
+    return {"steps": result.steps, "loss": result.loss, "vocabulary": sentence, **_kernels()}
+
+
+def evaluate(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.engine.data import TokenDataset
+    from distill_core.engine.evaluation import EvaluationTarget
+    from distill_core.engine.evaluation import evaluate as evaluate_models
+
+    config = context.config
+    remote = config.student.trust_remote_code
+    models = {}
+    source = context.teacher_source()
+    if source is not None:
+        models["teacher"] = EvaluationTarget(source=source, is_teacher=True)
+    for name in config.trainings():
+        models[name] = EvaluationTarget(
+            source=context.path(f"train:{name}") / "model", is_teacher=False, trust_remote_code=remote
+        )
+    evaluate_models(
+        models,
+        teacher=context.teacher() if config.all_teachers else None,
+        data=TokenDataset.open(context.path("data:eval")),
+        config=config.evaluate,
+        registry=context.registry,
+        progress=context.progress,
+        directory=context.path(stage.name),
+        prompts=config.report.prompts,
+        max_new_tokens=config.report.max_new_tokens,
+    )
+    return {"models": list(models), **_kernels()}
+
+
+def report(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.report import write_report
+
+    page = write_report(context.directory)
+    return {"page": page.relative_to(context.directory).as_posix()}
+
+
+def _kernels() -> Notes:
+    """Which implementations the ops chose in this process."""
+    from distill_core import ops
+
+    return {"kernels": ops.chosen()}
+
+
+STAGES: dict[str, Callable[[RunContext, Stage], Notes]] = {
+    "synthesize": synthesize,
+    "data": data,
+    "student": student,
+    "capture": capture,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}

@@ -1,0 +1,236 @@
+"""Where a student comes from: a model, a config, or layers of the teacher; and how it is loaded for training.
+
+Whatever the way, the result is a normal Transformers directory (safetensors and tokenizer) that
+``AutoModelForCausalLM.from_pretrained`` loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from distill_core.config import PeftSection, StudentConfig
+from distill_core.engine.checkpoints import whole_directory
+from distill_core.engine.head import decoder_of
+from distill_core.errors import TrainingError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def initialise_student(config: StudentConfig, *, teacher_source: str | None, directory: Path, seed: int) -> Path:
+    """Write the student before training to ``directory`` and return that.
+
+    Args:
+        config: the run file's ``student`` section.
+        teacher_source: a directory or hub id of the teacher that ``from_pretrained`` loads; needed by
+            ``init.from_teacher``, and for the tokenizer of a student made from a config.
+        directory: where it is written, whole or not at all.
+        seed: for random weights.
+
+    Raises:
+        TrainingError: a source that cannot be loaded, a layer that does not exist, a model that cannot be cut.
+    """
+    init = config.init
+    set_seed(seed)
+    if init.from_teacher is not None:
+        if teacher_source is None:
+            raise TrainingError(
+                "student.init.from_teacher: the teacher is no Transformers model whose layers could be taken; use "
+                "student.init.model or student.init.config"
+            )
+        teacher = load_model(teacher_source, config)
+        model = keep_layers(teacher, init.from_teacher.layers)
+        tokenizer = load_tokenizer(config.tokenizer or teacher_source, config)
+    elif init.model is not None:
+        model = load_model(init.model, config)
+        tokenizer = load_tokenizer(config.tokenizer or init.model, config)
+    else:
+        assert init.config is not None
+        source = config.tokenizer or teacher_source
+        if source is None:
+            raise TrainingError(
+                "student.tokenizer: needed, because student.init.config brings none and there is no teacher"
+            )
+        tokenizer = load_tokenizer(source, config)
+        model = _from_config(init.config, tokenizer, config)
+    with whole_directory(directory) as temporary, without_progress_bars():
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return directory
+
+
+def load_model(source: str, config: StudentConfig) -> Any:
+    """A causal language model as it is stored (``dtype: auto``) or in the dtype of the config.
+
+    Raises:
+        TrainingError: it cannot be loaded, or is quantised.
+    """
+    try:
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=DTYPES.get(config.dtype, "auto"), trust_remote_code=config.trust_remote_code
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"the model {source} cannot be loaded: {error}") from error
+    if getattr(model, "hf_quantizer", None) is not None or getattr(model.config, "quantization_config", None):
+        raise TrainingError(
+            f"the model {source} is quantised; a student is trained on unquantised weights: give an unquantised model"
+        )
+    return model
+
+
+def load_tokenizer(source: str, config: StudentConfig) -> Any:
+    """The tokenizer of a directory or hub id.
+
+    Raises:
+        TrainingError: it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"the tokenizer {source} cannot be loaded: {error}; set student.tokenizer") from error
+
+
+def _from_config(fields: Mapping[str, Any], tokenizer: Any, config: StudentConfig) -> Any:
+    """Random weights; ``vocab_size`` defaults to the tokenizer's size."""
+    given = {"vocab_size": len(tokenizer), **fields}
+    try:
+        model_config = AutoConfig.for_model(given.pop("model_type"), **given)
+        auto: Any = AutoModelForCausalLM
+        model = auto.from_config(model_config, dtype=DTYPES.get(config.dtype, torch.float32))
+    except (ValueError, TypeError, KeyError) as error:
+        raise TrainingError(f"student.init.config makes no causal language model: {error}") from error
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        raise TrainingError(
+            f"student.init.config.vocab_size is {rows}, but the tokenizer has {len(tokenizer)} tokens: use that"
+        )
+    return model
+
+
+def keep_layers(teacher: Any, layers: Sequence[int]) -> Any:
+    """A new model made of some decoder layers of another, everything else copied.
+
+    The layers are found generically (the one list of ``num_hidden_layers`` modules in the decoder); lists in the config
+    with one entry per layer (``layer_types`` and the like) are cut alike. Every weight of the result is a copy: nothing
+    is left at random, or the model is refused.
+
+    Args:
+        teacher: a ``PreTrainedModel``.
+        layers: indices from 0, in the order they stand in the student; a layer may be taken twice.
+
+    Raises:
+        TrainingError: an index out of range, or an architecture whose weights do not carry over one to one.
+    """
+    name = type(teacher).__name__
+    prefix, depth = _layer_list(teacher)
+    wrong = [layer for layer in layers if not 0 <= layer < depth]
+    if wrong:
+        raise TrainingError(
+            f"student.init.from_teacher.layers: {wrong} is out of range, {name} has the layers 0 .. {depth - 1}"
+        )
+    student_config = copy.deepcopy(teacher.config)
+    _cut_config(student_config.get_text_config(), layers, depth)
+    student = type(teacher)._from_config(student_config, dtype=teacher.dtype)
+    source = teacher.state_dict()
+    wanted = student.state_dict()
+    cut: dict[str, Tensor] = {}
+    for key in wanted:
+        if key.startswith(f"{prefix}."):
+            index, _, rest = key.removeprefix(f"{prefix}.").partition(".")
+            origin = f"{prefix}.{layers[int(index)]}.{rest}"
+        else:
+            origin = key
+        if origin not in source or source[origin].shape != wanted[key].shape:
+            raise TrainingError(
+                f"{name} cannot be cut to the layers {list(layers)}: the student's {key} has no counterpart {origin} "
+                "of the same shape; layers of this architecture are not interchangeable, choose others"
+            )
+        cut[key] = source[origin]
+    student.load_state_dict(cut, strict=True)
+    student.generation_config = copy.deepcopy(teacher.generation_config)
+    return student
+
+
+def _layer_list(model: Any) -> tuple[str, int]:
+    """Qualified name and length of the list of decoder layers."""
+    depth = int(model.config.get_text_config().num_hidden_layers)
+    decoder = decoder_of(model)
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and any(module is inner for inner in decoder.modules())
+    ]
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    if len(outermost) != 1:
+        raise TrainingError(
+            f"{type(model).__name__} cannot be cut: expected one list of its {depth} decoder layers, found "
+            f"{outermost or 'none'}"
+        )
+    return outermost[0], depth
+
+
+def _cut_config(config: Any, layers: Sequence[int], depth: int) -> None:
+    """Keep the entries of the chosen layers in every per-layer list, in place."""
+    per_layer = {
+        key: value for key, value in vars(config).items() if isinstance(value, (list, tuple)) and len(value) == depth
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # between the assignments the lengths disagree
+        config.num_hidden_layers = len(layers)
+        for key, value in per_layer.items():
+            if not key.startswith("_") and key != "architectures":
+                setattr(config, key, type(value)(value[layer] for layer in layers))
+
+
+def load_student(directory: Path | str, config: StudentConfig) -> Any:
+    """The student for training: fp32 weights unless ``student.dtype`` says otherwise, with LoRA adapters if asked for.
+
+    Raises:
+        TrainingError: it cannot be loaded, or ``peft`` is not installed.
+    """
+    dtype = DTYPES.get(config.dtype, torch.float32)
+    model = load_model(str(directory), config).to(dtype)
+    return model if config.peft is None else _with_adapters(model, config.peft)
+
+
+def _with_adapters(model: Any, section: PeftSection) -> Any:
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError as error:
+        raise TrainingError("student.peft needs the package peft: pip install 'distill-core[peft]'") from error
+    lora = LoraConfig(
+        r=section.r,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # any positive number scales
+        lora_dropout=section.dropout,
+        target_modules=section.target_modules,
+        task_type=TaskType.CAUSAL_LM,
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise TrainingError(f"student.peft.target_modules: {error}") from error
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """No bars of Transformers for loading and saving: a run shows its own."""
+    logging: Any = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

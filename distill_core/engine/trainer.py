@@ -1,0 +1,387 @@
+"""``DistillTrainer``: a ``transformers.Trainer`` whose loss runs inside the model's own head.
+
+Accelerate, DDP, FSDP, DeepSpeed, PEFT, mixed precision, schedules and checkpoints are the Trainer's; what is added:
+denominators before the first backward, teacher signals per micro-batch, checks that stop on values that are not
+finite, whole checkpoints, one line of ``metrics.jsonl`` per step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from distill_core.engine import checkpoints
+from distill_core.engine.metrics_file import MetricsFile
+from distill_core.engine.microbatches import MicroBatches
+from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
+from distill_core.engine.progress import Task
+from distill_core.engine.teacher_answers import ask_teacher, choose_draw
+from distill_core.errors import TrainingError
+from distill_core.interfaces import Teacher
+from distill_core.types import SparseSpec, TokenBatch
+
+OBJECTIVE_STATE_FILE = "objectives.pt"
+
+
+@dataclass
+class StepTotals:
+    """Sums of one optimizer step, in this process until they are reduced.
+
+    Args:
+        sums: float64, one per objective.
+        counts: denominators over all micro-batches and processes.
+        weights: factor of each objective in the loss.
+        tokens: tokens over all micro-batches and processes.
+        started_s: when its batches were asked for.
+        seconds: from then to the end of its last backward.
+        reported: what free-form objectives reported, of the last micro-batch of this process.
+    """
+
+    sums: Tensor
+    counts: list[float]
+    weights: list[float]
+    tokens: int
+    started_s: float
+    seconds: float = 0.0
+    reported: dict[str, float] = field(default_factory=dict)
+
+    def means(self) -> list[float]:
+        return [float(total) / count if count else 0.0 for total, count in zip(self.sums, self.counts, strict=True)]
+
+    def loss(self) -> float:
+        return sum(weight * mean for weight, mean in zip(self.weights, self.means(), strict=True))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is evaluated while training.
+
+    Args:
+        batches: held-out micro-batches, on the CPU, the same in every process.
+        teacher: who answers for them; None where no objective needs a teacher.
+        every_steps: how often.
+    """
+
+    batches: Sequence[TokenBatch]
+    teacher: Teacher | None
+    every_steps: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Where a training leaves its traces.
+
+    Args:
+        metrics: one line per step (main process).
+        progress: the bar to advance.
+        checkpoint_root: directory of the checkpoints.
+        keep_checkpoints: how many stay.
+        identity: what the run is; written into every checkpoint.
+        track_every_steps: how often trackers are fed; None: there are none.
+        on_step: called with (step, metrics) after every step in the main process.
+    """
+
+    metrics: MetricsFile
+    progress: Task
+    checkpoint_root: Path
+    keep_checkpoints: int
+    identity: Mapping[str, Any]
+    track_every_steps: int | None = None
+    on_step: Callable[[int, dict[str, Any]], None] | None = None
+
+
+class OwnSaveSteps(TrainerCallback):
+    """A resumed Trainer would go on saving as often as the run that wrote the checkpoint."""
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        state.save_steps = args.save_steps
+
+
+class DistillTrainer(Trainer):
+    """Trains a student with a fused head (see :func:`distill_core.engine.head.install_fused_head`).
+
+    Args:
+        model: a ``PreTrainedModel`` (or PEFT model of one) with a fused head.
+        args: Transformers' arguments; ``max_steps`` is the length of the run.
+        micro_batches: what this process sees.
+        objectives: built objectives.
+        teacher: answers for the training batches; None where no objective needs one.
+        sparse: how a live teacher's answer is made sparse, given the temperatures asked for and the step.
+        recording: where traces go.
+        held_out: what is evaluated while training, or None.
+        chunk_rows: rows per chunk of the walk over the head; None: the op decides.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        micro_batches: MicroBatches,
+        objectives: ObjectiveSet,
+        teacher: Teacher | None,
+        sparse: Callable[[tuple[float, ...], int], SparseSpec],
+        recording: Recording,
+        held_out: HeldOut | None = None,
+        chunk_rows: int | None = None,
+    ) -> None:
+        self.micro_batches = micro_batches
+        self.objectives = objectives
+        self.teacher = teacher
+        self.sparse = sparse
+        self.recording = recording
+        self.held_out = held_out
+        self.chunk_rows = chunk_rows
+        self._staging: Path | None = None
+        self._totals: StepTotals
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=micro_batches,
+            compute_loss_func=_scaled_already,
+            processing_class=None,
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(OwnSaveSteps())
+        if self.is_fsdp_enabled:
+            objectives.refuse_plain_parameters()
+
+    # Data and denominators ----------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The micro-batches of this process in order; already split over processes, so accelerate must not."""
+        return DataLoader(self.micro_batches, batch_size=1, shuffle=False, collate_fn=_only)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], None]:
+        """All micro-batches of an optimizer step, with the factors that make their sums a mean over all processes."""
+        started_s = time.perf_counter()
+        samples = [next(epoch_iterator) for _ in range(num_batches)]
+        batches: list[TokenBatch] = [sample["batch"] for sample in samples]
+        per_batch = [[*self.objectives.counts(batch), float(batch.attention_mask_BT.sum())] for batch in batches]
+        local = torch.tensor(per_batch, dtype=torch.float64).sum(dim=0)
+        *counts, tokens = self._summed(local).tolist()
+        step = self.state.global_step
+        weights = self.objectives.weights(step, self.state.max_steps)
+        sums = torch.zeros(len(counts), dtype=torch.float64, device=self.args.device)
+        self._totals = StepTotals(sums, counts, weights, int(tokens), started_s)
+        # DDP and FSDP average gradients over processes; the loss is a sum over them.
+        world_size = self.accelerator.num_processes
+        factors = tuple(w * world_size / c if c else 0.0 for w, c in zip(weights, counts, strict=True))
+        for position, sample in enumerate(samples):
+            sample.update(factors=factors, last=position == len(samples) - 1)
+        return samples, None
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Sum over processes."""
+        if self.accelerator.num_processes == 1:
+            return values
+        reduced: Tensor = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
+        return reduced
+
+    # Loss ---------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This process's share of the step's loss, times the number of processes."""
+        choose_draw(self.teacher, self.micro_batches.epoch_of(self.state.global_step))
+        output = self._forward(model, inputs["batch"], self.teacher, inputs["factors"])
+        self._totals.sums += output["sums"]
+        return (output["loss"], output) if return_outputs else output["loss"]
+
+    def _forward(
+        self, model: nn.Module, batch: TokenBatch, teacher: Teacher | None, factors: Sequence[float]
+    ) -> dict[str, Tensor]:
+        step, total_steps = min(self.state.global_step, self.state.max_steps - 1), self.state.max_steps
+        needs = self.objectives.needs(step, total_steps)
+        sparse = self.sparse(needs.temperatures or (1.0,), step) if "targets" in needs.signals else None
+        signals = ask_teacher(teacher, batch, needs, sparse, self.args.device)
+        on_device = batch.to(self.args.device)
+        head_pass = self.objectives.head_pass(
+            on_device, signals, factors=factors, step=step, total_steps=total_steps, chunk_rows=self.chunk_rows
+        )
+        output: dict[str, Tensor] = model(
+            input_ids=on_device.input_ids_BT, attention_mask=on_device.attention_mask_BT, head_pass=head_pass
+        )
+        if model.training:
+            self._totals.reported.update(head_pass.metrics)
+        return output
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one micro-batch; after the last one the step's sums are known and checked."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if inputs["last"]:
+            totals = self._totals
+            totals.sums = self._summed(totals.sums).cpu()
+            totals.seconds = time.perf_counter() - totals.started_s
+            for name, total in zip(self.objectives.names, totals.sums, strict=True):
+                if not math.isfinite(total):
+                    raise TrainingError(
+                        f"step {self.state.global_step + 1}: the sum of objective {name} is {float(total)}; the step "
+                        "was not taken. Look at the student's weights (NaN?), lower train.learning_rate, or use "
+                        "train.precision: float32"
+                    )
+        return loss
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """The Trainer's estimate, from the token ids of our batches."""
+        return int(super().floating_point_ops({"input_ids": inputs["batch"].input_ids_BT}))
+
+    # After a step -------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called after every step, before its checkpoint: writes the metrics line, evaluates when it is time."""
+        if "loss" not in logs:  # the summary at the end of the training
+            return
+        step, totals = self.state.global_step, self._totals
+        if "grad_norm" in logs and not math.isfinite(logs["grad_norm"]) and self.accelerator.scaler is None:
+            raise TrainingError(
+                f"step {step}: the gradient's norm is {logs['grad_norm']} although the loss is finite; no checkpoint "
+                "of this step was written. Lower train.learning_rate or use train.precision: float32"
+            )
+        line: dict[str, Any] = {
+            "step": step,
+            "loss": totals.loss(),
+            "objectives": dict(zip(self.objectives.names, totals.means(), strict=True)),
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": totals.tokens,
+            "tokens_per_s": totals.tokens / max(totals.seconds, 1e-9),
+        }
+        if totals.reported:
+            line["reported"] = totals.reported
+        self.objectives.step_ended(step, self.state.max_steps)
+        held_out = self.held_out
+        if held_out is not None and (step % held_out.every_steps == 0 or step == self.state.max_steps):
+            line.update(self.evaluate_held_out(held_out))
+        if self.is_world_process_zero():
+            self.recording.metrics.append(line)
+        self.recording.progress.advance(
+            totals.tokens, note=f"step {step}/{self.state.max_steps}  loss {line['loss']:.4f}"
+        )
+        every = self.recording.track_every_steps
+        if every is not None and step % every == 0:
+            super().log(_flat(line), start_time)
+        if self.recording.on_step is not None and self.is_world_process_zero():
+            self.recording.on_step(step, line)
+
+    @torch.no_grad()
+    def evaluate_held_out(self, held_out: HeldOut) -> dict[str, Any]:
+        """``eval_loss`` and ``eval_objectives``: the same objectives on held-out batches, in every process alike."""
+        model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        counts = [sum(values) for values in zip(*map(self.objectives.counts, held_out.batches), strict=True)]
+        sums = torch.zeros(len(counts), dtype=torch.float64)
+        for batch in held_out.batches:
+            sums += self._forward(model, batch, held_out.teacher, [0.0] * len(counts))["sums"].cpu()
+        model.train(was_training)
+        step = min(self.state.global_step, self.state.max_steps - 1)
+        totals = StepTotals(sums, counts, self.objectives.weights(step, self.state.max_steps), 0, 0.0)
+        return {
+            "eval_loss": totals.loss(),
+            "eval_objectives": dict(zip(self.objectives.names, totals.means(), strict=True)),
+        }
+
+    # Checkpoints --------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The Trainer writes into a hidden directory; it gets its name when it is whole."""
+        root, step = self.recording.checkpoint_root, self.state.global_step
+        if self.is_world_process_zero():
+            checkpoints.clear_staging(root)
+        self.accelerator.wait_for_everyone()
+        self._staging = checkpoints.staging_directory(root)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            staged, self._staging = self._staging / f"{checkpoints.CHECKPOINT_PREFIX}{step}", None
+        if self.is_world_process_zero():
+            torch.save(self._objective_state(), staged / OBJECTIVE_STATE_FILE)
+            (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            checkpoints.seal(staged, step=step, identity=self.recording.identity)
+            checkpoints.publish(staged, root, step=step, keep=self.recording.keep_checkpoints)
+            checkpoints.clear_staging(root)
+        self.accelerator.wait_for_everyone()
+
+    def _objective_state(self) -> dict[str, Any]:
+        """State of the objectives; under FSDP that of modules lies with the model's shards."""
+        state = self.objectives.state_dict()
+        if not self.is_fsdp_enabled:
+            return state
+        modules = {entry.name for entry in self.objectives.entries if isinstance(entry.objective, nn.Module)}
+        return {name: value for name, value in state.items() if name not in modules}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with self._objectives_detached():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        state = torch.load(Path(resume_from_checkpoint) / OBJECTIVE_STATE_FILE, weights_only=True, map_location="cpu")
+        kept = self._objective_state().keys()
+        self.objectives.load_state_dict(state, only=kept)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The student alone: objective modules are saved beside it."""
+        if state_dict is not None:
+            state_dict = {name: value for name, value in state_dict.items() if ATTACHED_NAME not in name.split(".")}
+        with self._objectives_detached():
+            super()._save(output_dir, state_dict)
+
+    @contextmanager
+    def _objectives_detached(self) -> Iterator[None]:
+        """Hide the objective modules from ``state_dict``; under FSDP they are part of the sharded model."""
+        modules = getattr(self.model, ATTACHED_NAME, None)
+        if modules is None or self.is_fsdp_enabled:
+            yield
+            return
+        delattr(self.model, ATTACHED_NAME)
+        try:
+            yield
+        finally:
+            setattr(self.model, ATTACHED_NAME, modules)
+
+    def student_state(self) -> dict[str, Tensor] | None:
+        """The whole student's weights where they are sharded (every process must call it); None elsewhere."""
+        if not self.is_fsdp_enabled:
+            return None
+        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
+        return {name: value for name, value in state.items() if ATTACHED_NAME not in name.split(".")}
+
+
+def _only(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one item of a batch of one."""
+    (sample,) = samples
+    return sample
+
+
+def _scaled_already(*args: Any, **kwargs: Any) -> Tensor:
+    """Its presence tells the Trainer that the loss is normalised over the step, so it does not divide again."""
+    raise AssertionError("DistillTrainer.compute_loss computes the loss")
+
+
+def _flat(line: Mapping[str, Any]) -> dict[str, float]:
+    """``{"objectives": {"kl": 1}}`` as ``{"objectives/kl": 1}``, for trackers."""
+    flat: dict[str, float] = {}
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}/{name}": float(number) for name, number in value.items()})
+        elif value is not None and key != "step":
+            flat[key] = float(value)
+    return flat

@@ -1,0 +1,113 @@
+"""Which implementation of an op runs: `impl="auto"` picks one and records it, an explicit `impl` runs or raises.
+
+A kernel joins by one call, `offer(op, impl, probe, devices=...)`, and a branch on `select`'s answer in the op's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypedDict
+
+Impl = Literal["auto", "reference", "cpu", "triton", "cuda"]
+
+# Fastest first: the order in which "auto" tries.
+IMPLEMENTATIONS = ("cuda", "triton", "cpu", "reference")
+_DEVICES = {"cuda": ("cuda",), "triton": ("cuda",), "cpu": ("cpu",), "reference": ()}
+
+
+class Availability(TypedDict):
+    """One cell of `status()`: can it run here, and why (not)."""
+
+    available: bool
+    reason: str
+
+
+Probe = Callable[[], tuple[bool, str]]
+_offered: dict[str, dict[str, tuple[Probe, tuple[str, ...]]]] = {}
+_chosen: dict[str, str] = {}
+
+
+class Status(dict[str, dict[str, Availability]]):
+    """op -> implementation -> `{"available", "reason"}`; printing it gives a table."""
+
+    def __str__(self) -> str:
+        lines = [f"{'op':24}{'implementation':16}{'can run':9}why"]
+        for op, cells in self.items():
+            for impl, cell in cells.items():
+                lines.append(f"{op:24}{impl:16}{'yes' if cell['available'] else 'no':9}{cell['reason']}")
+        return "\n".join(lines)
+
+
+def offer(op: str, impl: str, probe: Probe, *, devices: tuple[str, ...] | None = None) -> None:
+    """Register an implementation of `op`; `probe()` says whether it can run and why. `devices=()`: every device."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"offer: impl must be one of {IMPLEMENTATIONS}; got {impl!r}")
+    _offered.setdefault(op, {})[impl] = (probe, _DEVICES[impl] if devices is None else devices)
+
+
+def _always() -> tuple[bool, str]:
+    return True, "plain torch, runs on every device"
+
+
+def declare(op: str) -> None:
+    """Make `op` known with its reference implementation."""
+    offer(op, "reference", _always)
+
+
+def _availability(op: str, impl: str, device_type: str | None) -> tuple[bool, str]:
+    if impl not in _offered[op]:
+        return False, f"this version of distill_core has no {impl} kernel for {op}"
+    probe, devices = _offered[op][impl]
+    if device_type is not None and devices and device_type not in devices:
+        return False, f"the {impl} kernel runs on {' and '.join(devices)} tensors, these are on {device_type}"
+    return probe()
+
+
+def select(op: str, impl: str, device_type: str) -> str:
+    """The implementation that runs for these tensors; records what "auto" chose.
+
+    Raises `ValueError` for an unknown name and `RuntimeError` for one that cannot run.
+    """
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{op}: impl must be one of {('auto', *reversed(IMPLEMENTATIONS))}; got {impl!r}")
+    if impl != "auto":
+        can_run, reason = _availability(op, impl, device_type)
+        if not can_run:
+            raise RuntimeError(
+                f'{op}: impl="{impl}" cannot run: {reason}. '
+                f'Use impl="auto" or impl="reference"; print(distill_core.ops.status()) lists what can run here.'
+            )
+        return impl
+    for candidate in IMPLEMENTATIONS:
+        if _availability(op, candidate, device_type)[0]:
+            _chosen[op] = candidate
+            return candidate
+    raise RuntimeError(f"{op}: no implementation can run on {device_type} tensors")
+
+
+def chosen() -> dict[str, str]:
+    """op -> implementation that `impl="auto"` chose last, for the ops called so far in this process.
+
+    >>> from distill_core import ops
+    >>> isinstance(ops.chosen(), dict)
+    True
+    """
+    return dict(_chosen)
+
+
+def status() -> Status:
+    """Which implementations can run in this process, and why the others cannot.
+
+    Returns a dict op -> implementation -> `{"available": bool, "reason": str}` that prints as a table.
+
+    >>> from distill_core import ops
+    >>> ops.status()["topk_logits"]["reference"]["available"]
+    True
+    """
+    table = Status()
+    for op in sorted(_offered):
+        table[op] = {}
+        for impl in reversed(IMPLEMENTATIONS):
+            can_run, reason = _availability(op, impl, None)
+            table[op][impl] = {"available": can_run, "reason": reason}
+    return table

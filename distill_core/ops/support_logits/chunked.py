@@ -1,0 +1,169 @@
+"""The row-chunk schedule: logits of at most 64 MiB alive at a time, recomputed in the backward pass.
+
+Legend: N rows, C rows of a chunk, V vocabulary, D hidden, K support, T temperatures.
+
+A `Source` yields logits chunk by chunk: `LinearSource` multiplies hidden states by a head, `LogitsSource` copies rows
+of logits that exist. Everything after that is one code path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..head import Head, compute_dtype
+from ..row_chunks import default_rows, row_chunks
+from .reference import Statistics
+from .tile import Cotangents, Tile
+
+
+@dataclass(frozen=True, eq=False)
+class LinearSource:
+    """Logits of hidden states under a head."""
+
+    hidden_ND: Tensor
+    head: Head
+
+    @property
+    def vocabulary(self) -> int:
+        return self.head.weight_VD.shape[0]
+
+    @property
+    def like(self) -> Tensor:
+        return self.hidden_ND
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.dtype
+
+    def logits(self, rows: slice) -> Tensor:
+        """A fresh [C, V] buffer."""
+        return self.head.logits(self.hidden_ND[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class LogitsSource:
+    """Logits that exist."""
+
+    logits_NV: Tensor
+
+    @property
+    def vocabulary(self) -> int:
+        return self.logits_NV.shape[1]
+
+    @property
+    def like(self) -> Tensor:
+        return self.logits_NV
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return compute_dtype(self.logits_NV)
+
+    def logits(self, rows: slice) -> Tensor:
+        """A fresh [C, V] buffer."""
+        return self.logits_NV[rows].to(self.dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+Source = LinearSource | LogitsSource
+
+
+class Request(NamedTuple):
+    """What is asked of the logits."""
+
+    ids_NK: Tensor
+    labels_N: Tensor | None
+    temperatures: Sequence[float]
+    extras: Sequence[str]
+    softcap: float | None = None
+    logit_scale: float = 1.0
+
+    def tile(self, z_CV: Tensor, rows: slice) -> Tile:
+        """The tile of these rows."""
+        labels_C = None if self.labels_N is None else self.labels_N[rows]
+        return Tile(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
+
+
+def empty_statistics(source: Source, request: Request) -> Statistics:
+    """Uninitialised results; a field that was not asked for has no element."""
+    n, temperatures = request.ids_NK.shape[0], len(request.temperatures)
+
+    def new(*shape: int, dtype: torch.dtype = source.dtype) -> Tensor:
+        return source.like.new_empty(shape, dtype=dtype)
+
+    return Statistics(
+        new(n, request.ids_NK.shape[1]),
+        new(n, temperatures),
+        new(n if request.labels_N is not None else 0),
+        new(n if "mean" in request.extras else 0),
+        new(n, temperatures) if "entropy" in request.extras else new(0),
+        new(n if "top1" in request.extras else 0, dtype=torch.int64),
+    )
+
+
+def rows_of(source: Source, rows_per_chunk: int | None) -> Sequence[slice]:
+    """The chunks of a source."""
+    size = rows_per_chunk or default_rows(source.vocabulary, source.dtype.itemsize)
+    return list(row_chunks(source.like.shape[0], size))
+
+
+def forward(source: Source, request: Request, rows_per_chunk: int | None = None) -> Statistics:
+    """Statistics of all rows."""
+    out = empty_statistics(source, request)
+    for rows in rows_of(source, rows_per_chunk):
+        found = request.tile(source.logits(rows), rows).statistics()
+        for into, value in zip(out, found, strict=True):
+            if into.numel():
+                into[rows] = value
+    return out
+
+
+def cut(cotangents: Cotangents, rows: slice) -> Cotangents:
+    """Rows of cotangents."""
+    return Cotangents(*(None if x is None else x[rows] for x in cotangents))
+
+
+def linear_backward(
+    source: LinearSource,
+    request: Request,
+    tail_NT: Tensor,
+    cotangents: Cotangents,
+    needs: Sequence[bool],
+    rows_per_chunk: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden, weight and bias in their own dtypes; an empty tensor where `needs` is False."""
+    head, hidden_ND = source.head, source.hidden_ND
+    dhidden_ND = torch.empty_like(hidden_ND) if needs[0] else hidden_ND.new_empty(0)
+    dweight_VD = torch.zeros_like(head.weight_VD, dtype=head.dtype) if needs[1] else head.weight_VD.new_empty(0)
+    dbias_V = hidden_ND.new_zeros(source.vocabulary if needs[2] else 0, dtype=head.dtype)
+    for rows in rows_of(source, rows_per_chunk):
+        tile = request.tile(source.logits(rows), rows)
+        tile.restore(tail_NT[rows])
+        dpre_CV = tile.gradient_(cut(cotangents, rows))
+        if needs[0]:
+            dhidden_ND[rows] = head.hidden_gradient(dpre_CV, hidden_ND[rows])
+        if needs[1]:
+            head.add_weight_gradient(dweight_VD, dpre_CV, hidden_ND[rows])
+        if needs[2]:
+            dbias_V += dpre_CV.sum(0)
+    bias_dtype = hidden_ND.dtype if head.bias_V is None else head.bias_V.dtype
+    return dhidden_ND, dweight_VD.to(head.weight_VD.dtype), dbias_V.to(bias_dtype)
+
+
+def logits_backward(
+    source: LogitsSource,
+    request: Request,
+    tail_NT: Tensor,
+    cotangents: Cotangents,
+    rows_per_chunk: int | None = None,
+) -> Tensor:
+    """Gradient of the logits in their own dtype."""
+    dlogits_NV = torch.empty_like(source.logits_NV, memory_format=torch.contiguous_format)
+    for rows in rows_of(source, rows_per_chunk):
+        tile = request.tile(source.logits(rows), rows)
+        tile.restore(tail_NT[rows])
+        dlogits_NV[rows] = tile.gradient_(cut(cotangents, rows))
+    return dlogits_NV

@@ -1,0 +1,90 @@
+"""Registration of `distill_core::topk_logits` and `distill_core::linear_topk_logits`; both are not differentiable.
+
+Legend: N rows, V vocabulary, D hidden, K entries kept, T temperatures.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..autocast import exact_arithmetic
+from ..head import Head, compute_dtype
+from ..support_logits.chunked import LinearSource, LogitsSource, Source, rows_of
+from .reference import topk_and_tail
+
+
+def _empty(source: Source, k: int, temperatures: int) -> tuple[Tensor, Tensor, Tensor]:
+    n, like = source.like.shape[0], source.like
+    return (
+        like.new_empty(n, k, dtype=torch.int64),
+        like.new_empty(n, k, dtype=source.dtype),
+        like.new_empty(n, temperatures, dtype=source.dtype),
+    )
+
+
+def _chunked(source: Source, k: int, temperatures: list[float], valid_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+    out = _empty(source, k, len(temperatures))
+    for rows in rows_of(source, None):
+        found = topk_and_tail(source.logits(rows)[:, :valid_vocab], k, temperatures)
+        for into, value in zip(out, found, strict=True):
+            into[rows] = value
+    return out
+
+
+def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float) -> LinearSource:
+    return LinearSource(hidden, Head(weight, bias, softcap, scale, compute_dtype(hidden, weight)))
+
+
+@torch.library.custom_op(
+    "distill_core::topk_logits",
+    mutates_args=(),
+    schema="(Tensor logits, int k, float[] temperatures, int valid_vocab) -> (Tensor, Tensor, Tensor)",
+)
+def topk_logits_op(
+    logits: Tensor, k: int, temperatures: list[float], valid_vocab: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Top-k and tails of logits that exist."""
+    return _chunked(LogitsSource(logits), k, temperatures, valid_vocab)
+
+
+@topk_logits_op.register_fake
+def _(logits: Tensor, k: int, temperatures: list[float], valid_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(LogitsSource(logits), k, len(temperatures))
+
+
+@torch.library.custom_op(
+    "distill_core::linear_topk_logits",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor? bias, int k, float[] temperatures, float? softcap,"
+    " float logit_scale, int valid_vocab) -> (Tensor, Tensor, Tensor)",
+)
+def linear_topk_logits_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    temperatures: list[float],
+    softcap: float | None,
+    logit_scale: float,
+    valid_vocab: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Top-k and tails from hidden states, chunk by chunk."""
+    # Padding rows of the head are never multiplied.
+    weight, bias = weight[:valid_vocab], None if bias is None else bias[:valid_vocab]
+    with exact_arithmetic(hidden):
+        return _chunked(_head(hidden, weight, bias, softcap, logit_scale), k, temperatures, valid_vocab)
+
+
+@linear_topk_logits_op.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    k: int,
+    temperatures: list[float],
+    softcap: float | None,
+    logit_scale: float,
+    valid_vocab: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(_head(hidden, weight, bias, softcap, logit_scale), k, len(temperatures))

@@ -1,0 +1,95 @@
+"""The table that `distill run` and `distill evaluate` print at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distill_core.report.text import MISSING, difference, figure, share, short, visible
+from distill_core.report.verdict import headline
+
+STYLES = {"better": "green", "worse": "red", "no clear difference": "dim", "undecidable": "dim"}
+MARKS = {"better": "better", "worse": "worse", "no clear difference": "no clear diff.", "undecidable": "undecidable"}
+
+
+def summary_table(results: Mapping[str, Any], *, report: Path | None = None) -> RenderableType:
+    """Models by metrics with intervals, the student's paired differences with verdicts, and the path of the report.
+
+    Args:
+        results: what ``evaluate`` returns (``results.json``).
+        report: path of the page, printed at the end.
+    """
+    found = headline(results)
+    parts: list[RenderableType] = [Text(visible(found.title), style="bold"), _models(results)]
+    if results["comparisons"]:
+        parts.append(_comparisons(results))
+    notes = [*results["warnings"]]
+    notes += [
+        f"{entry['evaluator']} not measured for {entry['models']}: {entry['reason']}"
+        for entry in results["not_measured"]
+    ]
+    if found.caveat:
+        notes.append(found.caveat)
+    parts += [Text(visible(note), style="dim") for note in notes]
+    if report is not None:
+        parts.append(Text.assemble("report: ", (str(report), "bold")))
+    return Group(*parts)
+
+
+def metric_rows(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Metrics in the order they were measured, each with one entry that gives its label, unit and direction."""
+    return {name: metric for model in reversed(results["models"].values()) for name, metric in model["metrics"].items()}
+
+
+def _models(results: Mapping[str, Any]) -> Table:
+    settings = results["settings"]
+    interval = f"{share(settings['confidence'])} interval"
+    table = Table(
+        title=f"held-out: {results['data']['rows']:,} tokens, {results['data']['documents']} documents; {interval}s "
+        "clustered by document",
+        title_justify="left",
+    )
+    table.add_column("metric")
+    for name in results["models"]:
+        table.add_column(Text(visible(name)), justify="right")
+    for name, described in metric_rows(results).items():
+        unit = f" ({described['unit']})" if described["unit"] not in ("", "fraction") else ""
+        cells = [Text(f"{described['label']}{unit} {'↑' if described['higher_is_better'] else '↓'}")]
+        for model in results["models"].values():
+            metric = model["metrics"].get(name)
+            shown = figure(metric) if metric else None
+            cells.append(Text(f"{shown['value']}\n{shown['interval']}" if shown else MISSING))
+        table.add_row(*cells)
+    table.add_row("parameters", *(short(model["parameters"]) for model in results["models"].values()))
+    speed = (results.get("efficiency") or {}).get("models", {})
+    for label, key in (("reads (tok/s)", "prefill_tokens_per_s"), ("writes (tok/s)", "decode_tokens_per_s")):
+        if speed:
+            values = [short(speed[name][key]) if name in speed else MISSING for name in results["models"]]
+            table.add_row(label, *values)
+    return table
+
+
+def _comparisons(results: Mapping[str, Any]) -> Table:
+    student = results["comparisons"][0]["model"]
+    table = Table(title=f"{student} minus the other model, paired by document", title_justify="left")
+    table.add_column("metric")
+    for heading in ("against", "difference", "interval", "p (Holm)"):
+        table.add_column(heading, justify="left" if heading == "against" else "right")
+    table.add_column("student is")
+    for comparison in results["comparisons"]:
+        metric = results["models"][student]["metrics"][comparison["metric"]]
+        shown = difference(comparison, metric["unit"])
+        table.add_row(
+            Text(metric["label"]),
+            Text(visible(comparison["baseline"])),
+            shown["value"],
+            shown["interval"],
+            shown["p"].removeprefix("p = ").removeprefix("p "),
+            Text(MARKS[comparison["verdict"]], style=STYLES[comparison["verdict"]]),
+        )
+    return table

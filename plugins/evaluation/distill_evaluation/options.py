@@ -1,0 +1,19 @@
+"""Options of the evaluators; torch-free, so that a run file can be checked without torch."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from distill_core.options import Options
+
+
+class FidelityOptions(Options):
+    """Options of ``fidelity``."""
+
+    overlap_k: PositiveInt = Field(default=10, description="size of the top-k sets whose overlap is measured")
+
+
+class CalibrationOptions(Options):
+    """Options of ``calibration``."""
+
+    bins: int = Field(default=15, ge=2, le=1000, description="bins of equal mass")

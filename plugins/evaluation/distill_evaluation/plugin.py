@@ -1,0 +1,33 @@
+"""What this package offers. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill_core.plugin import Component, component, hookimpl
+
+
+@hookimpl
+def distill_components() -> Sequence[Component]:
+    return [
+        component(
+            "evaluator",
+            "language-model",
+            "distill_evaluation.language_model:LanguageModel",
+            summary="cross-entropy, perplexity, bits per byte and next-token accuracy",
+        ),
+        component(
+            "evaluator",
+            "fidelity",
+            "distill_evaluation.fidelity:Fidelity",
+            summary="forward and reverse KL to the teacher over the full vocabulary, top-1 agreement, top-k overlap",
+            options="distill_evaluation.options:FidelityOptions",
+        ),
+        component(
+            "evaluator",
+            "calibration",
+            "distill_evaluation.calibration:Calibration",
+            summary="expected calibration error by equal mass, with the reliability curve",
+            options="distill_evaluation.options:CalibrationOptions",
+        ),
+    ]

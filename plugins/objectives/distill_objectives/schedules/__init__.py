@@ -1,0 +1,1 @@
+"""Schedules of a weight or a temperature: ``constant``, ``linear``, ``cosine``."""

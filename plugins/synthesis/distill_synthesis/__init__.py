@@ -1,0 +1,5 @@
+"""Data sources and filters for distill-core."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,91 @@
+"""Options of the first-party teachers. No torch import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from distill_core.errors import DistillError
+from distill_core.options import Options
+from distill_core.plugin import Provides
+from distill_teachers.gguf_location import locate_gguf
+
+if TYPE_CHECKING:
+    from distill_core.store import StoreMeta
+
+
+class HFOptions(Options):
+    """Options of ``hf``: one of ``model``, ``gguf_file`` and ``gguf_package`` says where the weights are."""
+
+    model: str | None = Field(default=None, description="directory or hub id of a Transformers causal language model")
+    gguf_file: str | None = Field(
+        default=None, description="path of a GGUF file; with gguf_package: the name of one of its files"
+    )
+    gguf_package: str | None = Field(default=None, description="installed Python package that ships a GGUF file")
+    revision: str | None = Field(default=None, description="hub revision: branch, tag or commit")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"
+    )
+    device: str = Field(
+        default="auto", description="auto: the first GPU, else the CPU; or a torch device such as cuda:1"
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+    cache_dir: str | None = Field(
+        default=None, description="where converted GGUF models and downloads go; default: DISTILL_CACHE or ~/.cache"
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> HFOptions:
+        gguf = self.gguf_file is not None or self.gguf_package is not None
+        if (self.model is None) != gguf:
+            given = [n for n in ("model", "gguf_file", "gguf_package") if getattr(self, n) is not None]
+            raise ValueError(
+                f"say where the weights are, in one place: model, or gguf_package / gguf_file; given: {given or 'none'}"
+            )
+        if self.revision is not None and gguf:
+            raise ValueError("revision belongs to a hub id (model); a GGUF file is known by its content")
+        return self
+
+    def problems(self) -> list[str]:
+        """Files and packages that are missing on this machine."""
+        if self.model is not None:
+            path = Path(self.model).expanduser()
+            if self.model.startswith((".", "/", "~")) and not path.is_dir():
+                return [f"model: there is no directory {path}; give a directory or a hub id"]
+            if path.is_dir() and not (path / "config.json").is_file():
+                return [f"model: {path} holds no config.json, so it is no Transformers model directory"]
+            return []
+        try:
+            locate_gguf(package=self.gguf_package, file=self.gguf_file)
+        except DistillError as error:
+            return [str(error)]
+        return []
+
+
+class StoreOptions(Options):
+    """Options of ``store``."""
+
+    path: str = Field(description="directory of a finished store")
+
+    def problems(self) -> list[str]:
+        """A store that is missing or cannot be read."""
+        try:
+            self._meta()
+        except DistillError as error:
+            return [f"path: {error}"]
+        return []
+
+    def provides(self, declared: Provides) -> Provides:
+        """What the store holds."""
+        try:
+            meta = self._meta()
+        except DistillError:
+            return declared
+        return Provides(signals=declared.signals, targets=(meta.kind,), temperatures=meta.temperatures)
+
+    def _meta(self) -> StoreMeta:
+        from distill_core.store import StoreReader
+
+        return StoreReader(Path(self.path).expanduser(), checksums=False).meta

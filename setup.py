@@ -1,0 +1,218 @@
+"""Optional native extensions: an install never fails for want of a compiler, nvcc or torch, it says what was not built.
+
+Metadata lives in pyproject.toml; this file decides only which extensions can be built here:
+
+    distill_core._codec   csrc/codec/*.cpp   bit packing, pybind11, no torch
+    distill_core._C       csrc/cpu/*.cpp     CPU kernels, libtorch stable ABI (abi3)
+    distill_core._CU      csrc/cuda/*        CUDA kernels, libtorch stable ABI (abi3)
+
+Environment:
+    DISTILL_BUILD_EXT    auto (default): build what can be built; 0: build nothing; require: fail with the reasons
+    DISTILL_BUILD_CUDA   the same for distill_core._CU alone
+
+torch is deliberately not a build requirement (it would be downloaded a second time for each install): to build against
+the torch that is installed, use `pip install --no-build-isolation`. What was built, and why the rest was not, is
+printed and recorded in distill_core/native_build.json.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Command, Extension, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+RECORD = "native_build.json"
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # libtorch stable ABI of torch 2.10
+CXX_FLAGS = ["-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+
+reasons: dict[str, str] = {}
+"""Why an extension is not built, by extension name; filled while planning and while building."""
+
+
+def mode(variable: str) -> str:
+    value = os.environ.get(variable, "auto")
+    if value not in ("auto", "0", "require"):
+        sys.exit(f"distill-core setup: {variable}={value!r}: expected auto, 0 or require")
+    return value
+
+
+EXT_MODE, CUDA_MODE = mode("DISTILL_BUILD_EXT"), mode("DISTILL_BUILD_CUDA")
+
+
+def say(message: str) -> None:
+    print(f"distill-core setup: {message}", file=sys.stderr, flush=True)
+
+
+def required(name: str) -> bool:
+    if name == "distill_core._CU":
+        return CUDA_MODE == "require" or (EXT_MODE == "require" and CUDA_MODE != "0")
+    return EXT_MODE == "require"
+
+
+def sources(folder: str) -> list[str]:
+    found = [path for suffix in ("cpp", "cu") for path in glob.glob(f"csrc/{folder}/*.{suffix}", root_dir=ROOT)]
+    if not found:
+        raise LookupError(f"csrc/{folder} holds no sources")
+    return sorted(found)
+
+
+def compiler() -> None:
+    name = os.environ.get("CXX", "c++").split()[0]
+    if not shutil.which(name):
+        raise LookupError(f"no C++ compiler: {name!r} is not on PATH (install one, e.g. g++, or set CXX)")
+
+
+def cpp_extension() -> Any:
+    try:
+        return importlib.import_module("torch.utils.cpp_extension")
+    except ImportError as error:
+        raise LookupError(
+            f"torch is not importable in the build environment ({error}); install torch first and use "
+            "pip install --no-build-isolation"
+        ) from error
+
+
+def pybind11_include() -> str:
+    try:
+        return str(importlib.import_module("pybind11").get_include())
+    except ImportError:
+        raise LookupError("pybind11 is not importable in the build environment: pip install pybind11") from None
+
+
+def codec() -> Extension:
+    files = sources("codec")
+    compiler()
+    flags = [*CXX_FLAGS, "-std=c++17"]
+    include = [pybind11_include(), "csrc/codec"]
+    return Extension("distill_core._codec", files, include_dirs=include, extra_compile_args=flags, language="c++")
+
+
+def cpu() -> Extension:
+    files = sources("cpu")
+    compiler()
+    torch_build = cpp_extension()
+    flags = [*CXX_FLAGS, *STABLE_ABI]
+    return torch_build.CppExtension("distill_core._C", files, py_limited_api=True, extra_compile_args=flags)
+
+
+def cuda() -> Extension:
+    if CUDA_MODE == "0":
+        raise LookupError("DISTILL_BUILD_CUDA=0")
+    files = sources("cuda")
+    compiler()
+    torch_build = cpp_extension()
+    cuda_version = importlib.import_module("torch").version.cuda
+    if not torch_build.CUDA_HOME:
+        raise LookupError("nvcc was not found: install the CUDA toolkit or set CUDA_HOME")
+    if cuda_version is None and CUDA_MODE != "require":
+        raise LookupError("the installed torch is a CPU build; DISTILL_BUILD_CUDA=require compiles the kernels anyway")
+    flags = {"cxx": [*CXX_FLAGS, *STABLE_ABI], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]}
+    return torch_build.CUDAExtension("distill_core._CU", files, py_limited_api=True, extra_compile_args=flags)
+
+
+PLANS = {"distill_core._codec": codec, "distill_core._C": cpu, "distill_core._CU": cuda}
+
+
+def plan() -> list[Extension]:
+    """The extensions to try; the reason of every other one goes into `reasons`."""
+    extensions = []
+    for name, make in PLANS.items():
+        if EXT_MODE == "0":
+            reasons[name] = "DISTILL_BUILD_EXT=0"
+            continue
+        try:
+            extensions.append(make())
+        except LookupError as error:
+            reasons[name] = str(error)
+    for name, reason in reasons.items():
+        say(f"{name} not built: {reason}")
+    missing = [f"{name} ({reason})" for name, reason in reasons.items() if required(name)]
+    if missing:
+        sys.exit("distill-core setup: required native extensions cannot be built: " + "; ".join(missing))
+    return extensions
+
+
+def optional(base: type) -> type:
+    """A build_ext whose failures are told and recorded instead of ending the install, unless they are required.
+
+    `Extension(optional=True)` does not cover errors raised by torch's BuildExtension.
+    """
+
+    class OptionalBuildExt(base):  # type: ignore[misc]
+        def fail(self, extensions: list[Extension], error: BaseException) -> None:
+            if isinstance(error, KeyboardInterrupt) or any(required(extension.name) for extension in extensions):
+                raise error
+            for extension in extensions:
+                reasons[extension.name] = f"compilation failed ({type(error).__name__}: {str(error)[:300]})"
+                say(f"{extension.name} not built: {reasons[extension.name]}")
+
+        def build_extension(self, extension: Extension) -> None:
+            try:
+                super().build_extension(extension)
+            except BaseException as error:
+                self.fail([extension], error)
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except BaseException as error:
+                self.fail(list(self.extensions), error)
+            self.extensions = [extension for extension in self.extensions if extension.name not in reasons]
+
+    return OptionalBuildExt
+
+
+class RecordNative(Command):
+    """Last step of `build`: write what was built, and why the rest was not, into the package."""
+
+    def initialize_options(self) -> None:
+        self.build_lib: str | None = None
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build_py", ("build_lib", "build_lib"))
+
+    def target(self) -> Path:
+        return (ROOT if self.editable_mode else Path(str(self.build_lib))) / "distill_core" / RECORD
+
+    def run(self) -> None:
+        record = {name: {"built": name not in reasons, "reason": reasons.get(name, "")} for name in PLANS}
+        self.target().parent.mkdir(parents=True, exist_ok=True)
+        self.target().write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def get_source_files(self) -> list[str]:
+        return []
+
+    def get_outputs(self) -> list[str]:
+        return [str(self.target())]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class Build(build):
+    sub_commands = [*build.sub_commands, ("record_native", None)]  # noqa: RUF012 - setuptools' own form
+
+
+extensions = plan()
+torch_needed = any(extension.name != "distill_core._codec" for extension in extensions)
+abi3 = torch_needed and all(extension.name != "distill_core._codec" for extension in extensions)
+setup(
+    ext_modules=extensions,
+    cmdclass={
+        "build": Build,
+        "build_ext": optional(cpp_extension().BuildExtension if torch_needed else build_ext),
+        "record_native": RecordNative,
+    },
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if abi3 else {},
+)
