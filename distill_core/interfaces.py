@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -188,6 +188,7 @@ class EvaluatedRows:
         logits_nV: the model's final logits, fp32 (after scale, bias and soft cap).
         teacher_logits_nU: the teacher's, or None.
         effective_vocabulary: ``len(tokenizer)``; columns beyond it are padding rows of a head.
+        memo: shared by all models on this chunk: a place to keep what depends on the teacher alone.
     """
 
     batch: TokenBatch
@@ -196,6 +197,7 @@ class EvaluatedRows:
     logits_nV: Tensor
     teacher_logits_nU: Tensor | None
     effective_vocabulary: int
+    memo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels_n(self) -> Tensor:
@@ -213,6 +215,12 @@ class EvaluatedRows:
     def logp_nV(self) -> Tensor:
         """The model's log-probabilities over all rows of its head; computed once for all evaluators."""
         return self.logits_nV.log_softmax(dim=1)
+
+    @cached_property
+    def best_n(self) -> tuple[Tensor, Tensor]:
+        """Log-probability and id of the most likely token of each row."""
+        logp_n, id_n = self.logp_nV.max(dim=1)
+        return logp_n, id_n
 
 
 class RowAccumulator(Protocol):

@@ -105,7 +105,7 @@ class DivergenceObjective:
         if value_n.shape != student_nK1.shape[:1]:
             raise ValueError(
                 f"{self.divergence.name} returned a tensor of shape {tuple(value_n.shape)} for {len(student_nK1)} "
-                f"rows; a divergence returns one number per row, ({len(student_nK1)},): sum over the last dimension only"
+                "rows; a divergence returns one number per row: sum over the last dimension only"
             )
         return value_n
 
@@ -125,7 +125,8 @@ class DivergenceObjective:
         if changed:
             raise ValueError(
                 f"{self.divergence.name} was given {changed}, but sampled weights admit its plain form alone, "
-                "cross-entropy minus entropy, which would leave that unread: use view: head, or capture with method: topk"
+                "cross-entropy minus entropy, which would leave that unread: use view: head, or capture with "
+                "method: topk"
             )
         if temperature != target.temperatures[0]:
             raise ValueError(

@@ -34,13 +34,18 @@ class DistillGroup(TyperGroup):
         if command is not None:
             return command
         if cmd_name in GROUPS:
-            command = typer.main.get_command(import_module(GROUPS[cmd_name]).app)
-        else:
-            command = plugin_commands().get(cmd_name)
-        if command is not None:
-            command.name = cmd_name
-        return command
+            return _mounted(cmd_name, import_module(GROUPS[cmd_name]).app).get_command(ctx, cmd_name)
+        return plugin_commands().get(cmd_name)
 
+
+def _mounted(name: str, commands: typer.Typer) -> Any:
+    """A group that holds ``commands`` under a name: they get the look of this command line."""
+    holder = typer.Typer(add_completion=False, rich_markup_mode=None)
+    holder.add_typer(commands, name=name)
+    return typer.main.get_group(holder)
+
+
+_COMPLETION = ("install_completion", "show_completion")
 
 _plugin_commands: dict[str, Any] | None = None
 
@@ -56,6 +61,8 @@ def plugin_commands() -> dict[str, Any]:
             try:
                 for name, commands in answer:
                     command = typer.main.get_command(commands)
+                    command.name = name
+                    command.params = [p for p in command.params if p.name not in _COMPLETION]
                     if name in _plugin_commands or name in GROUPS or name in {c.name for c in app.registered_commands}:
                         raise ValueError(f"the command name {name!r} is taken")
                     _plugin_commands[name] = command

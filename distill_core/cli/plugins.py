@@ -106,7 +106,7 @@ def _refuse_unknown(registry: Registry, name: str, kinds: Sequence[str]) -> None
 
 def description(entry: Registered) -> str:
     """Everything about one component, as text."""
-    from distill_core.registry.in_process import explain_options
+    from distill_core.registry.option_display import explain_options
     from distill_core.registry.option_values import options_model
 
     component = entry.component
@@ -184,7 +184,7 @@ def new(
     output: Annotated[Path | None, typer.Option(help="directory to create; default: ./distill-NAME")] = None,
 ) -> None:
     """Create an installable plugin package with one component, its options, its tests and a README."""
-    from distill_core.templates import render_plugin
+    from distill_core.cli.new_plugin import render_plugin
 
     directory = output or Path(f"distill-{name}")
     written = render_plugin(name, kind, directory)

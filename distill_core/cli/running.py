@@ -63,7 +63,10 @@ def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None)
         raise DistillError(f"{file} has no `synthesize:` section: name a synthesizer there, or use `distill run`")
     if upto == "capture" and not checked.config.captures:
         raise DistillError(f"{file} has no `capture:` section: there is nothing to capture")
+    leads = os.environ.get("RANK", "0") == "0"
     result = run_stages(checked, registry=registry, progress=Progress(quiet=quiet), upto=upto)
+    if not leads:
+        return
     if result.nothing_done:
         typer.echo(f"{checked.config.name}: everything was finished already; nothing was done")
     if upto in (None, "report") and result.report is not None:
@@ -71,7 +74,7 @@ def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None)
 
 
 def _quiet_libraries(quiet: bool) -> None:
-    """Libraries warn about errors alone; their own bars show where someone watches. The environment may say otherwise."""
+    """Libraries speak of errors alone, and show bars only to someone who watches; the environment has the last word."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -28,7 +28,7 @@ class RunContext:
         self.config: RunConfig = plan.config
         self.name = plan.config.name
         self.directory = plan.directory
-        self.notes: dict[str, Any] = {}
+        self.damaged: set[str] = set()  # stages whose output was changed since they finished
         self._teachers: dict[str, Any] = {}
         self._tokenizer: Any = None
 

@@ -20,10 +20,11 @@ from distill_core.engine import generation, statistics
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.results import compare, figures, finite, write_documents
 from distill_core.engine.row_pass import Scorer, row_pass
-from distill_core.errors import DataError, SignalError, VocabularyError
+from distill_core.errors import DataError, DistillError, PluginError, SignalError, VocabularyError
 from distill_core.files import atomic_write_bytes
-from distill_core.interfaces import EvaluationContext, Measurement, RowAccumulator, Teacher, TokenBatch
+from distill_core.interfaces import EvaluationContext, Measurement, RowAccumulator, Teacher
 from distill_core.store.tokenizer import vocabulary_info
+from distill_core.types import TokenBatch
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
@@ -100,7 +101,7 @@ def evaluate(
     measured, not_measured, rows = stage.measure()
     if rows == 0:
         raise DataError(f"no token of the held-out set {data.directory} is to be predicted: check its labels")
-    results = {
+    results: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": stage.settings(),
         "data": {
@@ -118,6 +119,7 @@ def evaluate(
     results["comparisons"] = compare(
         {name: [m for _, m in measurements] for name, measurements in measured.items()},
         student=next((name for name, one in loaded.items() if not one.is_teacher), None),
+        teacher=next((name for name, one in loaded.items() if one.is_teacher), None),
         confidence=config.confidence,
     )
     warning = statistics.few_documents_warning(results["data"]["documents"])
@@ -140,8 +142,14 @@ def _load(name: str, target: EvaluationTarget) -> _Loaded:
         return _Loaded(target.source.eval(), target.tokenizer, target.is_teacher, type(target.source).__name__, None)
     source = str(target.source)
     options = {"trust_remote_code": target.trust_remote_code}
-    tokenizer = target.tokenizer or AutoTokenizer.from_pretrained(source, **options)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+    try:
+        tokenizer = target.tokenizer or AutoTokenizer.from_pretrained(source, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+    except (OSError, ValueError) as error:
+        raise DistillError(
+            f"{name} cannot be loaded from {source}: {error}\nExpected a Transformers model with its tokenizer; the "
+            "training that makes it may not have finished (distill train)"
+        ) from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return _Loaded(model.eval(), tokenizer, target.is_teacher, source, _bytes_on_disk(Path(source)))
 
@@ -255,6 +263,8 @@ class _Stage:
                 measured[name] += [(use, m) for m in evaluator.evaluate(self._context(name, one))]
             except SignalError as error:
                 missing.setdefault((use, str(error)), []).append(name)
+        for entries in measured.values():
+            _one_evaluator_per_metric(entries)
         not_measured = [
             {"evaluator": use, "models": ", ".join(names), "reason": reason} for (use, reason), names in missing.items()
         ]
@@ -271,6 +281,17 @@ class _Stage:
                 effective_vocabulary=self.vocabulary.size,
                 on_batch=task.advance,
             )
+
+
+def _one_evaluator_per_metric(entries: Sequence[tuple[str, Measurement]]) -> None:
+    owners: dict[str, str] = {}
+    for use, m in entries:
+        if m.metric in owners:
+            raise PluginError(
+                f"the evaluators {owners[m.metric]} and {use} both measure {m.metric!r}: name one of them under "
+                "evaluate.evaluators, or give the metric another name in the plugin"
+            )
+        owners[m.metric] = use
 
 
 def _describe(one: _Loaded) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def greedy(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int) -> s
     if inputs["input_ids"].shape[1] == 0:
         raise ValueError(f"prompt {prompt!r} has no tokens: a continuation needs at least one (report.prompts)")
     end = tokenizer.eos_token_id
-    settings = GenerationConfig(
+    make_settings: Any = GenerationConfig
+    settings = make_settings(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=end,

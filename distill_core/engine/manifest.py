@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -158,6 +159,13 @@ def _files(directory: Path) -> Iterator[Path]:
         if here == directory:
             directories[:] = [name for name in directories if name not in NO_OUTPUT]
         yield from (here / name for name in names if not (here == directory and name == MANIFEST_FILE))
+
+
+def clear(directory: Path) -> None:
+    """Remove everything in a stage's directory but its manifest."""
+    for path in directory.iterdir():
+        if path.name != MANIFEST_FILE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def output_digest(outputs: Iterable[OutputFile]) -> str:

@@ -125,7 +125,9 @@ class PartsOf:
     def data(self, split: str) -> Parts:
         section = getattr(self.config.data, split)
         options = self.config.data.model_dump(mode="json", exclude={"train", "eval"})
-        parts: Parts = {**dict(flat("data", options)), f"data.{split}.limit_sequences": section.limit_sequences}
+        parts: Parts = dict(flat("data", options))
+        for name in ("limit_sequences", "document_sequences"):
+            parts[f"data.{split}.{name}"] = getattr(section, name)
         if split == "eval" or self.config.synthesize is None:
             parts.update(self._source(split))
         for index in range(len(section.filters)):

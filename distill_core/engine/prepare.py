@@ -119,11 +119,11 @@ def prepare_data(
     """
     own_source, filters = build_split(split, data, registry)
     funnel = Funnel()
-    limit = getattr(data, split).limit_sequences
+    limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with progress.task(f"data:{split}", None, unit="tok") as task, atomic_file(directory / TOKENS_FILE) as file:
-        rows = _rows(own_source if source is None else source, filters, funnel, tokenizer, data, limit)
+        rows = _rows(own_source if source is None else source, filters, funnel, tokenizer, data, *limits)
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
                 writer.write_batch(batch)
@@ -149,6 +149,7 @@ def _rows(
     tokenizer: Any,
     data: DataConfig,
     limit: int | None,
+    document_limit: int | None,
 ) -> Iterator[Row]:
     from distill_core.store import sequence_key
 
@@ -156,6 +157,9 @@ def _rows(
         cut = cut_record(record, tokenizer=tokenizer, data=data, document=document)
         funnel.dropped.update(cut.dropped)
         for piece in cut.pieces:
+            if document_limit is not None and funnel.documents.get(document, 0) >= document_limit:
+                funnel.dropped["beyond the document's sequences"] += 1
+                continue
             input_ids = np.asarray(piece.input_ids, dtype=np.int32)
             funnel.sequences += 1
             funnel.tokens += len(input_ids)

@@ -41,12 +41,16 @@ def _exp(value: float) -> float:
 
 
 def compare(
-    measured: Mapping[str, Sequence[Measurement]], *, student: str | None, confidence: float = 0.95
+    measured: Mapping[str, Sequence[Measurement]],
+    *,
+    student: str | None,
+    teacher: str | None = None,
+    confidence: float = 0.95,
 ) -> list[dict[str, Any]]:
     """The student against every other model, metric by metric, paired by document.
 
-    Holm's correction runs over the models that the student is compared with, for each metric. Metrics that restate
-    another (``derived_from``) are not compared twice.
+    Holm's correction runs over the baselines, for each metric; the teacher is no rival and stands outside the family.
+    Metrics that restate another (``derived_from``) are not compared twice.
     """
     by_metric: dict[str, dict[str, Measurement]] = {}
     for name, measurements in measured.items():
@@ -63,8 +67,11 @@ def compare(
             statistics.paired_difference(ours.document_sums, by_model[name].document_sums, confidence=confidence)
             for name in others
         ]
-        adjusted = statistics.holm([pair.p_value for pair in pairs])
-        for name, pair, p_adjusted in zip(others, pairs, adjusted, strict=True):
+        family = [name for name in others if name != teacher]
+        p_values = {name: pair.p_value for name, pair in zip(others, pairs, strict=True)}
+        adjusted = p_values | dict(zip(family, statistics.holm([p_values[name] for name in family]), strict=True))
+        for name, pair in zip(others, pairs, strict=True):
+            p_adjusted = adjusted[name]
             verdict = statistics.verdict(
                 pair, higher_is_better=ours.higher_is_better, p_adjusted=p_adjusted, confidence=confidence
             )

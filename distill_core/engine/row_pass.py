@@ -23,9 +23,8 @@ from distill_core.interfaces import (
     Measurement,
     RowAccumulator,
     RowEvaluator,
-    TokenBatch,
 )
-from distill_core.types import RowIndex
+from distill_core.types import RowIndex, TokenBatch
 
 CHUNK_BYTES = 32 * 2**20
 """Size of one chunk of fp32 logits."""
@@ -55,7 +54,8 @@ class Scorer:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.model.parameters())).device
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
 
     def scores(self, batch: TokenBatch, index: RowIndex) -> BatchScores:
         """Run the model on a batch (already on its device)."""
@@ -88,7 +88,7 @@ class _BySequence:
     def logits(self, cut: slice) -> Tensor:
         parts = []
         sequence_n, position_n = self.index.sequence_N[cut], self.index.position_N[cut]
-        for sequence in sequence_n.unique().tolist():
+        for sequence in torch.unique(sequence_n).tolist():
             parts.append(self._sequence(sequence)[position_n[sequence_n == sequence]])
         return torch.cat(parts).float()
 
@@ -141,13 +141,14 @@ def row_pass(
         step = chunk_rows or _chunk_rows([scorers[name].vocabulary for name in needed])
         for start in range(0, len(index), step):
             cut = slice(start, min(start + step, len(index)))
+            memo: dict[str, Any] = {}
             teacher_logits_nU = None if teacher is None else scores[teacher].logits(cut)
             for name in needed if teacher in fed else order:
                 placed, rows, _ = answers[name]
                 logits_nV = teacher_logits_nU if name == teacher else scores[name].logits(cut)
                 assert logits_nV is not None
                 beside = None if teacher_logits_nU is None else teacher_logits_nU.to(logits_nV.device)
-                view = EvaluatedRows(placed, rows, cut, logits_nV, beside, effective_vocabulary)
+                view = EvaluatedRows(placed, rows, cut, logits_nV, beside, effective_vocabulary, memo)
                 for accumulator in accumulators[name]:
                     accumulator.update(view)
         total += len(index)

@@ -16,9 +16,9 @@ import yaml
 
 from distill_core.engine.context import RunContext
 from distill_core.engine.manifest import (
-    MANIFEST_FILE,
     Manifest,
     changes,
+    clear,
     damaged_outputs,
     environment,
     fingerprint,
@@ -28,6 +28,7 @@ from distill_core.engine.manifest import (
     read_manifest,
 )
 from distill_core.engine.plan import Plan, Stage, make_plan
+from distill_core.engine.processes import STOP, Processes
 from distill_core.engine.progress import Progress, duration
 from distill_core.engine.run_lock import run_lock
 from distill_core.files import remove_temporaries, write_text
@@ -93,19 +94,44 @@ def run(
         DistillError: a stage failed because of its input, or another process runs there.
     """
     plan = make_plan(checked, registry=registry)
+    processes = Processes.from_environment()
+    processes.join()
+    if not processes.leads:
+        follower = RunContext(plan, registry=registry, progress=Progress(quiet=True))
+        return _follow(processes, follower, stage_functions)
     plan.directory.mkdir(parents=True, exist_ok=True)
     with run_lock(plan.directory):
         remove_temporaries(plan.directory)
         stages = plan.stages if upto is None else plan.needed_for(upto)
-        runner = _Runner(plan, stages, RunContext(plan, registry=registry, progress=progress), stage_functions)
-        return runner.run()
+        context = RunContext(plan, registry=registry, progress=progress)
+        return _Runner(plan, stages, context, stage_functions, processes).run()
+
+
+def _follow(processes: Processes, context: RunContext, functions: Any) -> RunResult:
+    """What every process but the first does: the stages that the leader announces."""
+    outcomes = []
+    while (name := processes.heard()) != STOP:
+        _stage_functions(functions)[context.plan[name].kind](context, context.plan[name])
+        outcomes.append(Outcome(name, "ran"))
+    return RunResult(context.directory, tuple(outcomes))
+
+
+def _stage_functions(given: Any) -> dict[str, Any]:
+    if given is not None:
+        return dict(given)
+    from distill_core.engine.stages import STAGES
+
+    return dict(STAGES)
 
 
 class _Runner:
     """Goes through the stages of one run, under its lock."""
 
-    def __init__(self, plan: Plan, stages: Iterable[Stage], context: RunContext, functions: Any) -> None:
+    def __init__(
+        self, plan: Plan, stages: Iterable[Stage], context: RunContext, functions: Any, processes: Processes
+    ) -> None:
         self.plan, self.stages, self.context, self.functions = plan, tuple(stages), context, functions
+        self.processes = processes
         self.say = context.progress.say
         self.digests: dict[str, str] = {}
         self.started = False
@@ -120,6 +146,7 @@ class _Runner:
             error = failure
             raise
         finally:
+            self.processes.announce(STOP)
             if self.started:
                 self.context.registry.call_hook("distill_run_ended", run=self.context, error=error)
 
@@ -136,12 +163,18 @@ class _Runner:
         remove_temporaries(directory)
         parts = {**stage.parts(), **{f"output of {name}": self.digests[name] for name in stage.inputs}}
         old = read_manifest(directory)
+        if old is None or old.status != "finished" or old.fingerprint != fingerprint(parts):
+            self.processes.check(stage)
         reasons: list[str] = []
         if old is not None and old.fingerprint == fingerprint(parts):
             if old.status == "finished":
                 reasons = damaged_outputs(directory, old)
                 if not reasons:
                     return self._reuse(stage, old)
+                if stage.kind == "capture":
+                    self.say(f"{stage.name}: {'; '.join(reasons)}: its store is checked and damaged shards made again")
+                    self.context.damaged.add(stage.name)
+                    return self._execute(stage, directory, parts, old, reasons, "resumed")
             elif stage.resumable:
                 return self._execute(stage, directory, parts, old, reasons, "resumed")
         elif old is not None:
@@ -194,13 +227,14 @@ class _Runner:
         if old is not None:
             manifest.attempts, manifest.seconds = old.attempts + 1, old.seconds
             manifest.started = old.started
-            self.say(f"{stage.name}: was interrupted, resumes")
+            self.say(f"{stage.name}: {'resumes' if old.status == 'finished' else 'was interrupted, resumes'}")
         else:
             self.say(f"{stage.name}: starts")
         manifest.write(directory)
         start_s = time.monotonic()
         try:
-            manifest.notes = self._functions()[stage.kind](self.context, stage)
+            self.processes.announce(stage.name)
+            manifest.notes = _stage_functions(self.functions)[stage.kind](self.context, stage)
         except BaseException as error:
             self._failed(stage, directory, manifest, error, time.monotonic() - start_s)
             raise
@@ -221,16 +255,7 @@ class _Runner:
         """Keep what can be resumed; of any other stage only its manifest stays, with the error."""
         directory.mkdir(parents=True, exist_ok=True)
         if not stage.resumable:
-            for path in directory.iterdir():
-                if path.name != MANIFEST_FILE:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            clear(directory)
         manifest.status, manifest.seconds = "failed", manifest.seconds + seconds
         manifest.error = f"{type(error).__name__}: {error}"
         manifest.write(directory)
-
-    def _functions(self) -> dict[str, Any]:
-        if self.functions is None:
-            from distill_core.engine.stages import STAGES
-
-            self.functions = STAGES
-        return dict(self.functions)

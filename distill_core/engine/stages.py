@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distill_core.engine.context import RunContext
+from distill_core.engine.manifest import clear
 from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
-from distill_core.errors import DataError, DistillError, TrainingError
+from distill_core.errors import DataError, DistillError, StoreError, TrainingError
 
 Notes = dict[str, Any]
 """What a stage says about itself, for its manifest."""
@@ -117,6 +118,8 @@ def capture(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.data import TokenDataset
 
     config = next(one for one in context.config.captures if one.name == stage.item)
+    if stage.name in context.damaged:
+        _remove_damaged_shards(context, stage)
     names = captured_teachers(config, context.config)
     if len(names) != 1:
         raise DistillError(
@@ -133,6 +136,20 @@ def capture(context: RunContext, stage: Stage) -> Notes:
         progress=context.progress,
     )
     return {"teacher": teacher.identity(), "vocabulary": sentence, **_kernels()}
+
+
+def _remove_damaged_shards(context: RunContext, stage: Stage) -> None:
+    """What is left of the store is right; one whose description is damaged starts over."""
+    from distill_core.store import verify_store
+
+    directory = context.path(stage.name)
+    try:
+        problems = verify_store(directory, remove_damaged=True)
+    except StoreError as error:
+        problems = [f"{error}: the capture starts over"]
+        clear(directory)
+    for problem in problems:
+        context.progress.say(f"{stage.name}: {problem}")
 
 
 def _policy_of_readers(context: RunContext, store: str) -> Any:

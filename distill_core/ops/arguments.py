@@ -137,14 +137,22 @@ def check_choice(op: str, name: str, value: str, allowed: Sequence[str]) -> None
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
 
 
-def check_vocabulary_limit(op: str, valid_vocab: int | None, vocabulary: int, k: int) -> int:
-    """The number of columns that count; k outcomes must exist among them."""
+def check_vocabulary_limit(op: str, valid_vocab: int | None, vocabulary: int) -> int:
+    """The number of columns that count."""
     limit = vocabulary if valid_vocab is None else valid_vocab
     if not 0 <= limit <= vocabulary:
         raise ValueError(f"{op}: valid_vocab must lie between 0 and V = {vocabulary}; got {valid_vocab}")
-    if not 0 <= k <= limit:
-        raise ValueError(f"{op}: k must lie between 0 and the {limit} valid vocabulary entries; got {k}")
     return limit
+
+
+def check_k(op: str, k: int, most: int | None = None) -> None:
+    """A number of entries; at most as many as there are, if that matters."""
+    if k < 0 or (most is not None and k > most):
+        raise ValueError(
+            f"{op}: k must be at least 0"
+            + ("" if most is None else f" and at most {most}, the valid vocabulary")
+            + f"; got {k}"
+        )
 
 
 def check_id_values(op: str, ids_NK: Tensor, vocabulary: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import typing
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, create_model
@@ -142,18 +141,3 @@ def source_version(value: Any) -> str:
     except (OSError, TypeError):
         return "unversioned"
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
-
-
-def explain_options(model: type[BaseModel]) -> Sequence[tuple[str, str, str, str]]:
-    """Name, type, default and description of each option, for display."""
-    rows = []
-    for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        rows.append((name, _type_name(field.annotation), default, field.description or ""))
-    return rows
-
-
-def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("distill_core.options.", "")

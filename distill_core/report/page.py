@@ -74,8 +74,8 @@ def _other_figures(run: CollectedRun, tone: Mapping[str, str]) -> list[charts.Fi
 
 def metric_table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the side by side table: per metric the figure of each model and the student's paired differences."""
-    rows = []
-    for name, described in metric_rows(results).items():
+    rows, metrics = [], metric_rows(results)
+    for name, described in metrics.items():
         source = described["derived_from"] or name
         cells = {}
         for model, entry in results["models"].items():
@@ -86,6 +86,7 @@ def metric_table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "baseline": comparison["baseline"],
                 "verdict": comparison["verdict"],
                 "shown": None if described["derived_from"] else difference(comparison, described["unit"]),
+                "source": metrics[source]["label"].lower() if described["derived_from"] else "",
             }
             for comparison in results["comparisons"]
             if comparison["metric"] == source and results["models"][comparison["baseline"]]["role"] != "teacher"

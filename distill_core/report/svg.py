@@ -1,7 +1,7 @@
 """Small charts as inline SVG. They take their colours from the page, so they follow light and dark by themselves.
 
 A chart is drawn 360 units wide, the width of a column on a desktop and of a phone's screen, so its text is never
-scaled down. All text passes through ``escape``.
+scaled down. All text is escaped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
+
+from distill_core.report.text import visible
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
@@ -147,11 +149,11 @@ def interval_chart(rows: Sequence[Interval], *, title: str, zero: bool = False) 
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick_text(value)}</text>')
     for index, row in enumerate(rows):
         y = top + index * row_height
-        parts.append(f'<text class="name" x="8" y="{y + 14}">{escape(row.label)}</text>')
-        parts.append(f'<text class="value" x="{WIDTH - 12}" y="{y + 14}" text-anchor="end">{escape(row.text)}</text>')
+        parts.append(f'<text class="name" x="8" y="{y + 14}">{_text(row.label)}</text>')
+        parts.append(f'<text class="value" x="{WIDTH - 12}" y="{y + 14}" text-anchor="end">{_text(row.text)}</text>')
         if not math.isfinite(row.value):
             continue
-        tip = f"<title>{escape(row.label)}: {escape(row.text)}</title>"
+        tip = f"<title>{_text(row.label)}: {_text(row.text)}</title>"
         if math.isfinite(row.low) and math.isfinite(row.high):
             a, b = x_of(row.low), x_of(row.high)
             parts.append(f'<line class="whisker {row.tone}" x1="{a:.1f}" y1="{y + 26}" x2="{b:.1f}" y2="{y + 26}"/>')
@@ -159,10 +161,15 @@ def interval_chart(rows: Sequence[Interval], *, title: str, zero: bool = False) 
     return _svg(title, bottom + 22, parts)
 
 
+def _text(text: str) -> Markup:
+    """Foreign text inside a chart: control characters visible, short, escaped."""
+    return escape(visible(text, limit=120))
+
+
 def _svg(title: str, height: float, parts: Sequence[str]) -> Markup:
     body = "".join(parts)
     return Markup(  # every text in the parts has been escaped above
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{_text(title)}">{body}</svg>'
     )
 
 
@@ -198,7 +205,7 @@ def _grid_x(values: Sequence[float], x_of: Callable[[float], float], label: Call
         for value in values
     ]
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="axis" x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(title)}</text>')
+    parts.append(f'<text class="axis" x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{_text(title)}</text>')
     return "".join(parts)
 
 
@@ -230,6 +237,6 @@ def _line(one: Series, x_of: Callable[[float], float], y_of: Callable[[float], f
         parts.append(f'<polyline class="line{pale} {one.tone}" points="{path}"/>')
     if one.style in ("dots", "marked") or len(one.points) == 1:
         for x, y in one.points:
-            tip = f"<title>{escape(one.label)}: {tick_text(x)}, {y:.4g}</title>"
+            tip = f"<title>{_text(one.label)}: {tick_text(x)}, {y:.4g}</title>"
             parts.append(f'<circle class="dot {one.tone}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3">{tip}</circle>')
     return "".join(parts)

@@ -74,8 +74,7 @@ def _verdict(student: str, baselines: list[str], primary: list[Any], results: Ma
         return Headline("open", f"No clear difference between {_name(student, first=False)} and {against}.", details)
     if "better" not in kinds:
         return Headline("bad", f"{subject} is not better than {against}.", details)
-    tone = "mixed"
-    return Headline(tone, f"A mixed result: {_name(student, first=False)} beats {against} in part.", details)
+    return Headline("mixed", f"A mixed result: {_name(student, first=False)} beats {against} in part.", details)
 
 
 def _name(name: str, *, first: bool = True) -> str:
@@ -88,15 +87,22 @@ def _lower(label: str) -> str:
 
 
 def _detail(comparison: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    shown = difference(comparison, metric["unit"])
-    relative = number(comparison["relative"])
-    percent = f", {share(abs(relative))} {'lower' if relative < 0 else 'higher'}" if math.isfinite(relative) else ""
+    """One comparison as a sentence: how far apart, how sure."""
+    shown, baseline, label = difference(comparison, metric["unit"]), comparison["baseline"], _lower(metric["label"])
     unit = f" {metric['unit']}" if metric["unit"] not in ("", "fraction") else ""
-    interval = f" (interval {shown['interval']}{', ' + shown['p'] if shown['p'] else ''})" if shown["interval"] else ""
-    return (
-        f"{metric['label']} against {comparison['baseline']}: {shown['value']}{unit}{percent}{interval} "
-        f"\u2013 {comparison['verdict']}."
-    )
+    figures = [f"{shown['value']}{unit}"]
+    figures += [f"interval {shown['interval']}"] if shown["interval"] else []
+    figures += [shown["p"]] if shown["p"] else []
+    evidence = f"({'; '.join(figures)})"
+    relative, kind = number(comparison["relative"]), comparison["verdict"]
+    if kind in ("no clear difference", "undecidable"):
+        said = "No clear difference in" if kind == "no clear difference" else "Nothing can be said of"
+        return f"{said} {label} against {baseline} {evidence}."
+    size = f"{share(abs(relative))} " if math.isfinite(relative) else ""
+    word = "lower" if comparison["difference"] < 0 else "higher"
+    worse = ", which is worse" if kind == "worse" else ""
+    sentence = f"{size}{word} {label} than {baseline}{worse} {evidence}."
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _cost(results: Mapping[str, Any], student: str, teacher: str) -> list[str]:
@@ -118,4 +124,4 @@ def _cost(results: Mapping[str, Any], student: str, teacher: str) -> list[str]:
         for name, metric in ours["metrics"].items()
         if metric["primary"] and name in theirs["metrics"]
     ]
-    return [sentence] + ([f"Its price: {listing(prices)}."] if prices else [])
+    return [sentence] + ([f"What it gives up: {listing(prices)}."] if prices else [])

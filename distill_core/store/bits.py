@@ -84,6 +84,8 @@ def unpack_offset(blob: memoryview, count: int) -> tuple[Ints, memoryview]:
     """Inverse of :func:`pack_offset`; also gives what follows in the blob."""
     if count == 0:
         return np.zeros(0, dtype=np.int64), blob
+    if len(blob) < _OFFSET_HEADER.size:
+        raise ValueError(f"{count} values are missing")
     width, low = _OFFSET_HEADER.unpack_from(blob)
     end = _OFFSET_HEADER.size + fixed_bytes(width, count)
     return unpack_fixed(blob[_OFFSET_HEADER.size : end], width, count) + low, blob[end:]

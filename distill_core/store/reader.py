@@ -145,7 +145,7 @@ class StoreReader:
         try:
             positions_N = decode_positions(_present(columns["positions"]), n_tokens)
             return n_tokens, positions_N, decode_rows(columns, n_rows, self.meta, draw)
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
             raise damaged(self._view(self._place(index)[0]).path, f"a sequence cannot be decoded: {error}") from error
 
     def _columns(self, index: int) -> tuple[int, int, dict[str, memoryview | None]]:

@@ -150,6 +150,8 @@ class ShardView:
             self._source = pa.memory_map(str(path), "r")
             self._reader = pa.ipc.open_file(self._source)
             self.batches = [self._reader.get_batch(index) for index in range(self._reader.num_record_batches)]
+            for batch in self.batches:
+                batch.validate(full=True)  # offsets inside the file, whatever the bytes say
         except (OSError, pa.ArrowException) as error:
             raise damaged(path, str(error).splitlines()[0]) from error
         self.n_sequences = sum(batch.num_rows for batch in self.batches)

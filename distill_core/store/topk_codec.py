@@ -76,7 +76,7 @@ def decode_topk(columns: dict[str, memoryview], n_rows: int, meta: StoreMeta) ->
     below_E = grid_E * (STEP_NAT * temperatures_M.min())
     logits_NK = placed(-below_E, n_valued_N, meta.k, fill=-np.inf)
     tail_grid, _ = bits.unpack_offset(columns["tail"], n_rows * temperatures_M.size)
-    tail_NM = np.where(tail_grid == IMPOSSIBLE, -np.inf, tail_grid * STEP_NAT).reshape(n_rows, -1)
+    tail_NM = np.where(tail_grid == IMPOSSIBLE, -np.inf, tail_grid * STEP_NAT).reshape(n_rows, temperatures_M.size)
 
     # log-sum-exp at T0, then shift so that the logits are T0 log p
     first = temperatures_M[0]

@@ -25,7 +25,10 @@ SUITES: dict[str, str] = {
     "schedule": "distill_core.testing.schedule",
     "evaluator": "distill_core.testing.evaluator",
 }
-"""Module with the checks (``CHECKS``, or ``checks_for(entry)``) of each kind that has a suite of its own; the others get the general checks."""
+"""Module with the checks of each kind that has a suite of its own: ``CHECKS``, or ``checks_for(entry)``.
+
+Components of other kinds get the general checks.
+"""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill_core.testing.subject import Subject
 
-RECORDS: tuple[Mapping[str, Any], ...] = (
+_RECORDS: tuple[Mapping[str, Any], ...] = (
     {"text": "The state of the union is strong.", "document": "a"},
     {"text": "The state of the union is strong.", "document": "b"},
     {"text": "x", "document": "c"},
@@ -19,9 +19,14 @@ RECORDS: tuple[Mapping[str, Any], ...] = (
 """Duplicates, an empty text, a long one, other scripts, and a record in prompt form."""
 
 
+def records() -> list[dict[str, Any]]:
+    """Fresh copies: a filter under test may edit them."""
+    return [copy.deepcopy(dict(record)) for record in _RECORDS]
+
+
 def gives_none_or_a_reason(subject: Subject) -> None:
     judge = subject.build()
-    for record in RECORDS:
+    for record in records():
         verdict = judge.verdict(record)
         assert verdict is None or (isinstance(verdict, str) and verdict.strip()), (
             f"verdict is {verdict!r}; expected None to keep a record, or the reason to drop it"
@@ -31,12 +36,12 @@ def gives_none_or_a_reason(subject: Subject) -> None:
 def gives_the_same_verdicts_again(subject: Subject) -> None:
     """A fresh filter over the same records."""
     first, second = subject.build(), subject.build()
-    assert [first.verdict(r) for r in RECORDS] == [second.verdict(r) for r in RECORDS]
+    assert [first.verdict(r) for r in records()] == [second.verdict(r) for r in records()]
 
 
 def leaves_records_as_they_are(subject: Subject) -> None:
     judge = subject.build()
-    for record in RECORDS:
+    for record in records():
         before = copy.deepcopy(record)
         judge.verdict(record)
         assert record == before, f"the record was edited: {before!r} became {record!r}"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from distill_core.plugin import Needs, Provides
 from distill_core.registry import Registered, Registry
-from distill_core.registry.option_values import build_component, options_model, validated_options
+from distill_core.registry.option_values import build_component, option_problems, options_model, validated_options
 
 
 class NotApplicable(Exception):
@@ -42,7 +42,7 @@ class Subject:
         """Options to test with: those given, or ``Model.example(directory)``, or all defaults.
 
         Raises:
-            NotApplicable: an option is required and the model has no ``example``.
+            NotApplicable: the defaults alone are not valid and the model has no ``example``.
         """
         if self.given is not None:
             return validated_options(self.entry, {**self.given, **changes})
@@ -52,11 +52,9 @@ class Subject:
         try:
             return self.model.model_validate(changes)
         except ValidationError as error:
-            missing = [str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "missing"]
-            if not missing:
-                raise
+            problems = "; ".join(option_problems(error, self.model))
             raise NotApplicable(
-                f"option {missing[0]!r} is required: give options, or the options model a classmethod "
+                f"its defaults alone are not valid ({problems}): give options, or the options model a classmethod "
                 "example(directory) that returns some"
             ) from None
 

@@ -30,7 +30,8 @@ def tiny_tokenizer() -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    return PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast
+    return make(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", model_max_length=64
     )
 
@@ -54,7 +55,8 @@ def tiny_model(vocabulary: int, *, seed: int = 0) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).float().eval()
+        model: Any = LlamaForCausalLM(config)
+    return model.float().eval()
 
 
 def token_batch(tokenizer: Any, texts: tuple[str, ...] = SENTENCES) -> TokenBatch:

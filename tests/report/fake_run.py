@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -114,7 +115,7 @@ def by_position(level: float, own: np.random.Generator) -> list[dict[str, Any]]:
             "standard_error": 0.3 / math.sqrt(1 + start) + 0.03,
             "n": 60 * (stop - start),
         }
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -160,7 +161,7 @@ def results(*, documents: int = 14, seed: int = 0, samples: dict[str, dict[str, 
                 }
                 for name, described in MODELS.items()
             },
-            "comparisons": compare(measured, student="student"),
+            "comparisons": compare(measured, student="student", teacher="teacher"),
             "not_measured": [],
             "warnings": [],
             "efficiency": {

@@ -138,6 +138,13 @@ def test_limit_counts_sequences(tmp_path: Path, registry: Registry, monkeypatch:
     assert len(make(rows, tmp_path, registry, monkeypatch, split={"limit_sequences": 2})) == 2
 
 
+def test_a_document_gives_at_most_its_share(tmp_path: Path, registry: Registry, monkeypatch: Any) -> None:
+    rows = [{"text": "abcdefghijklmnop", "document": "long"}, {"text": "mnop", "document": "short"}]
+    dataset = make(rows, tmp_path, registry, monkeypatch, split={"document_sequences": 1})
+    assert dataset.summary["documents"] == {"long": 1, "short": 1}
+    assert dataset.summary["dropped"]["beyond the document's sequences"] >= 1
+
+
 def test_nothing_left_says_where_it_went_and_writes_nothing(
     tmp_path: Path, registry: Registry, monkeypatch: Any
 ) -> None:

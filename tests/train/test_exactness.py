@@ -80,7 +80,7 @@ def test_gradient_of_the_whole_step_is_that_of_dense_autograd(tmp_path: Path, da
     (line,) = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     # the run's teacher ran in float64 too; only log-sum-exp against plain division differs
     assert line["loss"] == pytest.approx(float(loss.detach()), rel=1e-9)
-    assert line["objectives"] == pytest.approx({name: float(means[name]) for name in weights}, rel=1e-9)
+    assert line["objectives"] == pytest.approx({name: float(means[name].detach()) for name in weights}, rel=1e-9)
     expected = {name: parameter.grad for name, parameter in student.named_parameters()}
     expected["distill_objectives.gap.map.weight"] = hidden_map_TS.grad
     assert set(expected) == set(moved)

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.progress import Progress
 from distill_core.errors import VocabularyError
+from distill_core.plugin import Needs
+from distill_core.types import LossTerm, StudentView, TeacherSignals, TokenBatch
 from tests.train.setting import (
     HiddenGap,
     numbers_tokenizer,
@@ -149,3 +151,41 @@ def test_two_objectives_of_one_kind_have_two_names(tmp_path: Path, student_dir: 
     line = json.loads(result.metrics.read_text().splitlines()[0])
     assert list(line["objectives"]) == ["kl", "kl-2", "hot"]
     assert len(set(line["objectives"].values())) == 3
+
+
+class AttentionGap:
+    """Squared difference of the last attention maps, on real tokens."""
+
+    needs = Needs(signals=frozenset({"attentions"}), targets=())
+
+    def __init__(self, options: Any) -> None: ...
+
+    def __call__(self, student: StudentView, teacher: TeacherSignals, batch: TokenBatch) -> LossTerm:
+        assert student.attentions is not None and teacher.attentions is not None
+        assert len(student.hidden_states) == 1  # all hidden states are kept only if somebody reads them
+        gap_BHTT = student.attentions[-1] - teacher.attentions[-1]
+        rows = batch.attention_mask_BT.bool()
+        return LossTerm(total=gap_BHTT.transpose(1, 2)[rows].square().sum())
+
+
+def test_attentions_reach_the_objective_that_needs_them(tmp_path: Path, student_dir: Path, data: TokenDataset) -> None:
+    teacher = tiny_teacher()
+    teacher.model.set_attn_implementation("eager")
+
+    def signals(batch: TokenBatch, needs: Needs, sparse: Any = None) -> TeacherSignals:
+        inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
+        return TeacherSignals(attentions=teacher.model(**inputs, output_attentions=True).attentions)
+
+    teacher.signals = signals
+    registry = registry_with_objectives()
+    registry.register("objective", "attention-gap", AttentionGap)
+    result = run_training(
+        tmp_path,
+        student_dir=student_dir,
+        data=data,
+        teacher=teacher,
+        registry=registry,
+        config={"max_steps": 12, "batch_sequences": 12, "objectives": objectives("attention-gap")},
+    )
+    lines = [json.loads(line) for line in result.metrics.read_text().splitlines()]
+    assert 0 < lines[-1]["loss"] < 0.5 * lines[0]["loss"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import IdsNK, KeysN, LogitsNV, WeightsNK
-from ..arguments import check_choice, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
+from ..arguments import check_choice, check_k, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
 from ..dispatch import Impl, declare, select
 from ..row_chunks import default_rows, row_chunks
 from .reference import multinomial, threshold
@@ -34,11 +34,14 @@ def _sample_support_op(
     n = logits.shape[0]
     ids_NK = logits.new_empty(n, k, dtype=torch.int64)
     weights_NK = logits.new_empty(n, k, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
-    if k == 0:
+    ids_NK.fill_(-1)
+    weights_NK.zero_()
+    if k == 0 or valid_vocab == 0:
         return ids_NK, weights_NK
     sample = threshold if method == "threshold" else multinomial
     for rows in row_chunks(n, default_rows(logits.shape[1], 8)):
-        ids_NK[rows], weights_NK[rows] = sample(logits[rows, :valid_vocab], k, temperature, seed, row_keys[rows])
+        ids, weights = sample(logits[rows, :valid_vocab], k, temperature, seed, row_keys[rows])
+        ids_NK[rows, : ids.shape[1]], weights_NK[rows, : ids.shape[1]] = ids, weights
     return ids_NK, weights_NK
 
 
@@ -73,7 +76,7 @@ def sample_support(
 
     Args:
         logits_NV: [N, V] floating point.
-        k: entries (threshold) or draws (multinomial), 0 .. valid_vocab.
+        k: entries (threshold) or draws (multinomial), at least 0; more than there are leaves padding.
         method: "threshold" (default) or "multinomial".
         temperature: positive number. Default 1.
         seed: any integer. Default 0.
@@ -94,7 +97,8 @@ def sample_support(
     check_logits(op, logits_NV)
     check_choice(op, "method", method, ("threshold", "multinomial"))
     t = check_temperature(op, temperature)
-    limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1], k)
+    limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
+    check_k(op, k)
     if row_keys_N is None:
         row_keys_N = torch.arange(logits_NV.shape[0], device=logits_NV.device)
     check_row_vector(op, "row_keys_N", row_keys_N, logits_NV, integer=True)

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..topk_logits.reference import ordered_topk
+from ..topk_logits.reference import take_topk_
 from .counter_random import uniform
 
 # An entry within this relative distance of c is kept for certain (unbiased all the same): no entry can be hit twice.
@@ -23,13 +23,13 @@ CERTAIN = 1e-9
 
 
 def threshold(z_CL: Tensor, k: int, temperature: float, seed: int, keys_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids [C, k] and fp64 weights: certain entries by decreasing weight, then drawn ones by id, then padding."""
-    a_CL = z_CL.double() / temperature
-    top_id_CK, top_CK = ordered_topk(a_CL, k)
-    rest_CL = a_CL.scatter(1, top_id_CK, -math.inf)
+    """Ids [C, min(k, L)] and fp64 weights: certain ones by decreasing weight, then drawn ones by id, then padding."""
+    k = min(k, z_CL.shape[1])
+    rest_CL = z_CL.double() / temperature
+    top_id_CK, top_CK = take_topk_(rest_CL, k)
     shift_C1 = rest_CL.amax(1, keepdim=True)
     shift_C1 = shift_C1.masked_fill(torch.isneginf(shift_C1), 0.0)
-    mass_CL = (rest_CL - shift_C1).exp_()
+    mass_CL = rest_CL.sub_(shift_C1).exp_()
     rest_C1 = mass_CL.cumsum(1)[:, -1:].log() + shift_C1
     # left[:, j] = log of the mass outside the j largest entries, j = 0 .. k
     left_CK1 = torch.cat([rest_C1, top_CK.flip(1)], dim=1).logcumsumexp(1).flip(1)

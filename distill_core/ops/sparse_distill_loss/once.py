@@ -19,10 +19,10 @@ SECOND_BACKWARD = (
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """Identity whose derivative raises; marks gradients that are constants of the graph only by construction."""
+    """Identity on a stored gradient, tied to the inputs it depends on: differentiating it by any of them raises."""
 
     @staticmethod
-    def forward(ctx: Any, marker: Tensor, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor | None) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -56,6 +56,7 @@ class SparseDistill(torch.autograd.Function):
         need = [bool(x) and with_gradient for x in ctx.needs_input_grad]
         needs = Needs(with_gradient, need[0], need[1], need[2], tuple(need[4:]))
         totals = walk(source, request, loss_fn, params, needs, rows_per_chunk)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, *params)
         ctx.gradients = [totals.hidden_ND, totals.weight_VD, totals.bias_V, *totals.params]
         return totals.loss.to(source.dtype)
 
@@ -67,6 +68,7 @@ class SparseDistill(torch.autograd.Function):
         with torch.no_grad():
             handed = scaled_in_place(gradients, upstream[0].detach())
         if torch.is_grad_enabled():
-            marker = torch.zeros(1, device=upstream[0].device, requires_grad=True)
-            handed = [None if g is None else _NoSecondDerivative.apply(marker, g) for g in handed]  # type: ignore[no-untyped-call]
+            inputs = (*ctx.saved_tensors, upstream[0])
+            tie = _NoSecondDerivative.apply
+            handed = [None if g is None else tie(g, *inputs) for g in handed]  # type: ignore[no-untyped-call]
         return (*handed[:3], None, *handed[3:])

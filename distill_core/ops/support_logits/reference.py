@@ -24,12 +24,17 @@ class Statistics(NamedTuple):
     top1_N: Tensor
 
 
+def _finite_top(x_NJ: Tensor) -> Tensor:
+    """Row maximum without gradient, 0 where a row is all -inf."""
+    top_N1 = x_NJ.detach().amax(-1, keepdim=True)
+    return torch.where(torch.isneginf(top_N1), torch.zeros_like(top_N1), top_N1)
+
+
 def logsumexp_rows(x_NJ: Tensor) -> Tensor:
     """logsumexp over the last dimension; a row of -inf (or of no entry) gives -inf and the gradient 0, never NaN."""
     if x_NJ.shape[-1] == 0:
         return x_NJ.sum(-1) - math.inf
-    top_N1 = x_NJ.detach().amax(-1, keepdim=True)
-    top_N1 = torch.where(torch.isneginf(top_N1), torch.zeros_like(top_N1), top_N1)
+    top_N1 = _finite_top(x_NJ)
     sum_N = (x_NJ - top_N1).exp().sum(-1)
     empty_N = sum_N == 0
     value_N = torch.where(empty_N, torch.ones_like(sum_N), sum_N).log() + top_N1.squeeze(-1)
@@ -37,7 +42,11 @@ def logsumexp_rows(x_NJ: Tensor) -> Tensor:
 
 
 def log_softmax_rows(x_NJ: Tensor) -> Tensor:
-    """log-softmax over the last dimension; a row of -inf stays -inf, and -inf entries carry no NaN."""
+    """log-softmax over the last dimension; a row of -inf stays -inf with the gradient 0, never NaN."""
+    if x_NJ.shape[-1] == 0:
+        return x_NJ
+    # Shifted first: at logits of 1e4 the spacing of fp32 numbers is 1e-3.
+    x_NJ = x_NJ - _finite_top(x_NJ)
     total_N1 = logsumexp_rows(x_NJ)[..., None]
     return x_NJ - total_N1.masked_fill(torch.isneginf(total_N1), 0.0)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import BoolNK, IdsNK, IdsNM, LabelsN, LogitsNK, LogProbsNK1, RowN, RowNT
-from .reference import logsumexp_rows
+from .reference import log_softmax_rows, logsumexp_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +56,14 @@ class SupportLogits:
 
     def temperature_index(self, t: float) -> int:
         """Column of `tail_NT` and `entropy_NT` at temperature `t`. Raises `ValueError` for one not asked for."""
-        if t not in self.temperatures:
-            raise ValueError(
-                f"SupportLogits: temperature {t!r} was not asked for, this holds {self.temperatures}: the tail at "
-                f"another temperature cannot be derived; add it to `temperatures` of the op"
-            )
-        return self.temperatures.index(t)
+        # `in` and `index` compare by identity first, which torch.compile's symbolic floats do not survive.
+        for i, own in enumerate(self.temperatures):
+            if own == t:
+                return i
+        raise ValueError(
+            f"SupportLogits: temperature {t!r} was not asked for, this holds {self.temperatures}: the tail at another "
+            f"temperature cannot be derived; add it to `temperatures` of the op"
+        )
 
     def _scaled_NK1(self, t: float) -> Tensor:
         tail_N1 = self.tail_NT[:, self.temperature_index(t), None]
@@ -86,8 +88,7 @@ class SupportLogits:
         scaled_NK1 = self._scaled_NK1(t)
         gone_NK1 = torch.cat([self.padding_NK, torch.isneginf(self.tail_NT[:, self.temperature_index(t), None])], dim=1)
         gone_NK1 = gone_NK1 | torch.isneginf(scaled_NK1).all(dim=1, keepdim=True)
-        logp_NK1 = torch.log_softmax(scaled_NK1, dim=1)
-        return logp_NK1.masked_fill(gone_NK1, -math.inf if floor is None else floor)
+        return log_softmax_rows(scaled_NK1).masked_fill(gone_NK1, -math.inf if floor is None else floor)
 
     def cross_entropy(self) -> RowN:
         """[N] `-log softmax(z)[label]` at temperature 1; ignored rows (label -100) give exactly 0 and no gradient.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...shapes import BiasV, HiddenND, LogitsNV, WeightVD
-from ..arguments import check_head, check_logits, check_temperatures, check_vocabulary_limit
+from ..arguments import check_head, check_k, check_logits, check_temperatures, check_vocabulary_limit
 from ..dispatch import Impl, declare, select
 from .ops import linear_topk_logits_op, topk_logits_op
 from .result import TopK
@@ -48,7 +48,8 @@ def topk_logits(
     op = "topk_logits"
     check_logits(op, logits_NV)
     checked = check_temperatures(op, temperatures)
-    limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1], k)
+    limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
+    check_k(op, k, limit)
     select(op, impl, logits_NV.device.type)
     ids_NK, top_NK, tail_NT = topk_logits_op(logits_NV.detach(), k, list(checked), limit)
     return TopK(ids_NK, top_NK, tail_NT, checked)
@@ -84,7 +85,8 @@ def linear_topk_logits(
     op = "linear_topk_logits"
     check_head(op, hidden_ND, weight_VD, bias, softcap, logit_scale)
     checked = check_temperatures(op, temperatures)
-    limit = check_vocabulary_limit(op, valid_vocab, weight_VD.shape[0], k)
+    limit = check_vocabulary_limit(op, valid_vocab, weight_VD.shape[0])
+    check_k(op, k, limit)
     select(op, impl, hidden_ND.device.type)
     ids_NK, top_NK, tail_NT = linear_topk_logits_op(
         hidden_ND.detach(),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import IdsNK, LogitsNK, LogProbsNK, RowN, RowNT
-from ..support_logits.reference import logsumexp_rows
+from ..support_logits.reference import log_softmax_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class TopK:
     >>> import torch
     >>> from distill_core import ops
     >>> logp, tail = ops.topk_logits(torch.tensor([[0.0, 1.0, 0.0]]), 1).log_probs()
-    >>> logp.exp() + tail.exp()[:, None]
-    tensor([[1.0000]])
+    >>> torch.allclose(logp.exp().sum(1) + tail.exp(), torch.ones(1))
+    True
     """
 
     ids_NK: IdsNK
@@ -41,12 +41,13 @@ class TopK:
 
         Raises `ValueError` for a temperature that was not asked for: the tail cannot be re-tempered.
         """
-        if t not in self.temperatures:
+        columns = [i for i, own in enumerate(self.temperatures) if own == t]
+        if not columns:
             raise ValueError(
                 f"TopK: temperature {t!r} was not asked for, this holds {self.temperatures}: the tail at another "
                 f"temperature cannot be derived; add it to `temperatures` of topk_logits"
             )
-        tail_N1: Tensor = self.tail_NT[:, self.temperatures.index(t), None]
+        tail_N1: Tensor = self.tail_NT[:, columns[0], None]
         scaled_NK1 = torch.cat([self.logits_NK / t, tail_N1], dim=1)
-        logp_NK1 = scaled_NK1 - logsumexp_rows(scaled_NK1)[:, None]
+        logp_NK1 = log_softmax_rows(scaled_NK1)
         return logp_NK1[:, :-1], logp_NK1[:, -1]

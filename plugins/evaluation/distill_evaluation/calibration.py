@@ -46,7 +46,7 @@ class _CalibrationRows:
         self.documents: dict[str, int] = {}
 
     def update(self, rows: EvaluatedRows) -> None:
-        best_n, token_n = rows.logp_nV.max(dim=1)
+        best_n, token_n = rows.best_n
         numbers = [self.documents.setdefault(document, len(self.documents)) for document in documents_of(rows)]
         self.confidence.append(best_n.exp().double().cpu())
         self.correct.append((token_n == rows.labels_n).double().cpu())

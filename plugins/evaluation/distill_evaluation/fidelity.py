@@ -5,6 +5,7 @@ Legend: n rows of a chunk, V the model's vocabulary, U the effective vocabulary 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from distill_core.engine.row_pass import evaluate_rows
@@ -51,7 +52,7 @@ class _FidelityRows:
     def update(self, rows: EvaluatedRows) -> None:
         assert rows.teacher_logits_nU is not None
         width = min(rows.effective_vocabulary, rows.logits_nV.shape[1], rows.teacher_logits_nU.shape[1])
-        teacher_nU = rows.teacher_logits_nU[:, :width].log_softmax(dim=1)
+        teacher_nU = self._teacher(rows, width)
         student_nU = rows.logp_nV[:, :width]
         forward_n = kl(teacher_nU, student_nU)
         self.forward.add(rows, forward_n)
@@ -59,14 +60,29 @@ class _FidelityRows:
         if width < rows.logp_nV.shape[1]:
             student_nU = student_nU.log_softmax(dim=1)
         self.reverse.add(rows, kl(student_nU, teacher_nU))
-        self._agreement(rows, teacher_nU, student_nU)
-
-    def _agreement(self, rows: EvaluatedRows, teacher_nU: Tensor, student_nU: Tensor) -> None:
-        k = min(self.overlap_k, teacher_nU.shape[1])
-        teacher_nk, student_nk = teacher_nU.topk(k, dim=1).indices, student_nU.topk(k, dim=1).indices
-        self.top1.add(rows, (teacher_nU.argmax(dim=1) == student_nU.argmax(dim=1)).float())
+        k = min(self.overlap_k, width)
+        teacher_nk, student_nk = self._teacher_top(rows, teacher_nU, k), student_nU.topk(k, dim=1).indices
+        self.top1.add(rows, (teacher_nk[:, 0] == student_nk[:, 0]).float())
         shared_nk = (teacher_nk[:, :, None] == student_nk[:, None, :]).any(dim=2)
         self.overlap.add(rows, shared_nk.float().mean(dim=1))
+
+    @staticmethod
+    def _teacher(rows: EvaluatedRows, width: int) -> Tensor:
+        """The teacher's log-probabilities on the first ``width`` ids, computed once for all students."""
+        assert rows.teacher_logits_nU is not None
+        key = f"fidelity: teacher log-probabilities, {width}, {rows.teacher_logits_nU.device}"
+        if key not in rows.memo:
+            rows.memo[key] = rows.teacher_logits_nU[:, :width].log_softmax(dim=1)
+        found: Tensor = rows.memo[key]
+        return found
+
+    @staticmethod
+    def _teacher_top(rows: EvaluatedRows, teacher_nU: Tensor, k: int) -> Tensor:
+        key = f"fidelity: teacher top {k} of {teacher_nU.shape[1]}, {teacher_nU.device}"
+        if key not in rows.memo:
+            rows.memo[key] = teacher_nU.topk(k, dim=1).indices
+        found: Tensor = rows.memo[key]
+        return found
 
     def measurements(self) -> list[Measurement]:
         n = self.forward.count
@@ -95,5 +111,9 @@ def kl(p_logp_nV: Tensor, q_logp_nV: Tensor) -> Tensor:
     >>> kl(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log())
     tensor([0.1438])
     """
-    term_nV = p_logp_nV - q_logp_nV
-    return term_nV.mul_(p_logp_nV.exp()).masked_fill_(p_logp_nV == -float("inf"), 0.0).sum(dim=1)
+    difference_nV = p_logp_nV - q_logp_nV
+    value_n = torch.linalg.vecdot(p_logp_nV.exp(), difference_nV)
+    if value_n.isnan().any():  # 0 * inf, where p = 0
+        difference_nV.masked_fill_(p_logp_nV == -float("inf"), 0.0)
+        value_n = torch.linalg.vecdot(p_logp_nV.exp(), difference_nV)
+    return value_n

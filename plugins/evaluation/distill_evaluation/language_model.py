@@ -46,7 +46,7 @@ class _LanguageModelRows:
             self._count_bytes(rows)
         label_n1 = rows.labels_n[:, None]
         self.nats.add(rows, -rows.logp_nV.gather(1, label_n1)[:, 0])
-        self.correct.add(rows, (rows.logits_nV.argmax(dim=1) == rows.labels_n).float())
+        self.correct.add(rows, (rows.best_n[1] == rows.labels_n).float())
 
     def _count_bytes(self, rows: EvaluatedRows) -> None:
         for sequence, document in enumerate(documents_of(rows)):

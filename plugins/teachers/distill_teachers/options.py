@@ -63,6 +63,12 @@ class HFOptions(Options):
             return [str(error)]
         return []
 
+    def files(self) -> list[str]:
+        """What a run reads of this machine: its content belongs to the fingerprint of what is made with it."""
+        if self.model is not None:
+            return [self.model]
+        return [str(locate_gguf(package=self.gguf_package, file=self.gguf_file))]
+
 
 class StoreOptions(Options):
     """Options of ``store``."""

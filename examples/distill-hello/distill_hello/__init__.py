@@ -1,0 +1,1 @@
+"""A total-variation objective for distill-core."""

@@ -1,0 +1,45 @@
+"""The entry module: light, complete, and every target importable by what it declares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from distill_core.registry import get_registry
+
+NAMES = {
+    "objective": {
+        "forward-kl", "reverse-kl", "jsd", "skew-forward-kl", "skew-reverse-kl", "total-variation", "cross-entropy",
+        "hidden-mse",
+    },
+    "schedule": {"constant", "linear", "cosine"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(NAMES))
+def test_what_is_offered(kind: str) -> None:
+    found = {entry.component.name for entry in get_registry().components(kind) if entry.plugin == "objectives"}
+    assert found == NAMES[kind]
+
+
+def test_entry_module_and_options_do_not_import_torch() -> None:
+    code = (
+        "import sys, distill_objectives.plugin as p; p.distill_components(); import distill_objectives.options;"
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_divergences_are_marked_linear_only_where_samples_are_declared() -> None:
+    from importlib import import_module
+
+    for entry in get_registry().components("objective"):
+        if entry.plugin != "objectives" or "targets" not in entry.component.needs.signals:
+            continue
+        module, attribute = entry.component.target.split(":")
+        divergence = getattr(import_module(module), attribute)
+        assert divergence.linear_in_teacher == ("sampled" in entry.component.needs.targets), entry.component.name
+        assert divergence.name == entry.component.name

@@ -1,0 +1,72 @@
+"""No tensor of N x V is ever alive: measured by the profiler's memory events at N = 2,048 and V = 49,152."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from distill_core import ops
+
+N, V, D, K = 2048, 49_152, 8, 8
+WHOLE = N * V * 4
+
+
+def memory(run):
+    """Largest single allocation and highest total above the start, in bytes, over the profiler's memory events."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, record_shapes=True
+    ) as profile:
+        run()
+    total = peak = largest = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            total += event.nbytes()
+            peak, largest = max(peak, total), max(largest, event.nbytes())
+    assert largest > 0, "the profiler recorded no memory event"
+    return largest, peak
+
+
+@pytest.fixture(scope="module")
+def step():
+    torch.manual_seed(0)
+    hidden = torch.randn(N, D, requires_grad=True)
+    weight = (torch.randn(V, D) * 0.1).requires_grad_()
+    ids = torch.randint(0, V // K, (N, K)) + torch.arange(K) * (V // K)
+    logp = torch.log_softmax(torch.randn(N, K), 1) - 0.1
+    return hidden, weight, ids, logp
+
+
+def schedules(hidden, weight, ids, logp):
+    def row_loss(s, rows):
+        return -(logp[rows].exp() * s.log_probs()[:, :-1]).sum(1)
+
+    return {
+        "sparse_distill_loss": lambda: ops.sparse_distill_loss(hidden, weight, ids, row_loss).backward(),
+        "linear_sparse_kl": lambda: ops.linear_sparse_kl(hidden, weight, ids, logp).backward(),
+        "linear_sparse_kl-none": lambda: ops.linear_sparse_kl(
+            hidden, weight, ids, logp, reduction="none"
+        ).mean().backward(),
+        "linear_topk_logits": lambda: ops.linear_topk_logits(hidden, weight, K),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["sparse_distill_loss", "linear_sparse_kl", "linear_sparse_kl-none", "linear_topk_logits"]
+)
+def test_no_tensor_of_tokens_by_vocabulary(step, name):
+    hidden, weight, ids, logp = step
+    hidden.grad = weight.grad = None
+    largest, peak = memory(schedules(hidden, weight, ids, logp)[name])
+    # One chunk of 256 rows is an eighth of the whole; two or three chunk-sized buffers may be alive together.
+    assert largest <= WHOLE // 8
+    assert peak < WHOLE // 2
+
+
+def test_the_measure_sees_a_dense_loss(step):
+    """The same events do show N x V where it is: the test above can fail."""
+    hidden, weight, ids, _ = step
+
+    def dense():
+        torch.log_softmax(hidden[:256] @ weight.T, 1).gather(1, ids[:256]).mean().backward()
+
+    largest, peak = memory(dense)
+    assert largest >= 256 * V * 4 and peak >= 2 * 256 * V * 4

@@ -1,0 +1,66 @@
+"""The first-party plugins pass the kit that strangers' plugins are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill_core.testing import check_plugin
+
+RAMP = {"start": 0.5, "end": 1.0, "values": [0.5, 0.75, 1.0]}
+
+
+def report(name: str, options: Mapping[str, Mapping[str, Any]] | None = None, kind: str | None = None) -> list[str]:
+    """Failures, after a look that the kit was not idle."""
+    results = check_plugin(name, options=options, kind=kind)
+    idle = [r.check for r in results if r.status == "left out" and "defaults alone" in r.detail]
+    assert not idle, f"no example options, so nothing was checked: {idle}"
+    return [f"{r.component}: {r.check}: {r.detail}" for r in results if r.status == "failed"]
+
+
+def test_objectives() -> None:
+    assert report("distill-objectives", kind="objective") == []
+
+
+@pytest.mark.parametrize("mode", ["truncated", "renormalized", "renormalized-both"])
+def test_modes_of_forward_kl_keep_the_properties_that_hold_for_them(mode: str) -> None:
+    from distill_core.registry import Registry
+    from distill_core.simplex import Divergence
+    from distill_objectives.forward_kl import MODE_PROPERTIES, forward_kl
+
+    def in_this_mode(teacher_logp: Any, student_logp: Any) -> Any:
+        return forward_kl(teacher_logp, student_logp, mode=mode)
+
+    registry = Registry()
+    chosen = Divergence(in_this_mode, linear_in_teacher=False, properties=MODE_PROPERTIES[mode])
+    registry.register("objective", "chosen", chosen, summary=mode)
+    assert [f"{r.check}: {r.detail}" for r in check_plugin("session", registry=registry) if r.status == "failed"] == []
+
+
+def test_schedules() -> None:
+    options = {"constant": {"value": 0.5}, "linear": RAMP, "cosine": RAMP}
+    assert report("distill-objectives", options, kind="schedule") == []
+
+
+def test_evaluators() -> None:
+    assert report("distill-evaluation") == []
+
+
+def test_live_teacher(tiny_model_dir: Path) -> None:
+    results = check_plugin("distill-teachers", options={"hf": {"model": str(tiny_model_dir)}})
+    live = [r for r in results if "teachers:hf" in r.component]
+    assert [f"{r.check}: {r.detail}" for r in live if r.status == "failed"] == []
+    assert sum(r.status == "passed" for r in live) >= 10
+
+
+def test_sources_and_filters(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("First text.\n\nSecond paragraph, 日本語.\n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "one", "id": 1}\n{"text": "two", "id": 2}\n', encoding="utf-8")
+    options = {"text-files": {"paths": [str(tmp_path / "a.txt")]}, "jsonl": {"path": str(tmp_path / "b.jsonl")}}
+    results = check_plugin("distill-synthesis", options=options)
+    assert [f"{r.component}: {r.check}: {r.detail}" for r in results if r.status == "failed"] == []
+    checked = {r.component for r in results if r.status == "passed" and "same" in r.check}
+    assert {"source synthesis:text-files", "source synthesis:jsonl", "filter synthesis:exact-dedup"} <= checked
