@@ -69,8 +69,21 @@ def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None)
         return
     if result.nothing_done:
         typer.echo(f"{checked.config.name}: everything was finished already; nothing was done")
-    if upto in (None, "report") and result.report is not None:
-        typer.echo(f"report: {result.report}")
+    if upto in (None, "evaluate", "report"):
+        _print_summary(result.directory / "evaluate" / "results.json", result.report if upto != "evaluate" else None)
+
+
+def _print_summary(results: Path, report: Path | None) -> None:
+    """The table of the evaluation and the path of the report."""
+    import json
+
+    from rich.console import Console
+
+    from distill_core.report.summary import summary_table
+
+    width = None if sys.stdout.isatty() else 120
+    content = json.loads(results.read_text(encoding="utf-8"))
+    Console(width=width, soft_wrap=False).print(summary_table(content, report=report))
 
 
 def _quiet_libraries(quiet: bool) -> None:

@@ -263,8 +263,8 @@ class _Stage:
                 measured[name] += [(use, m) for m in evaluator.evaluate(self._context(name, one))]
             except SignalError as error:
                 missing.setdefault((use, str(error)), []).append(name)
-        for entries in measured.values():
-            _one_evaluator_per_metric(entries)
+        for found in measured.values():
+            _one_evaluator_per_metric(found)
         not_measured = [
             {"evaluator": use, "models": ", ".join(names), "reason": reason} for (use, reason), names in missing.items()
         ]
@@ -321,7 +321,7 @@ def _efficiency(loaded: Mapping[str, _Loaded], progress: Any) -> dict[str, Any]:
     return {
         "prefill_tokens": prefill,
         "decode_tokens": decode,
-        "rounds": generation.ROUNDS,
+        "rounds": min(speed.rounds for speed in found.values()),
         "batch_sequences": 1,
         "models": {name: asdict(speed) for name, speed in found.items()},
     }

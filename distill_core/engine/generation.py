@@ -23,6 +23,9 @@ DECODE_TOKENS = 32
 ROUNDS = 5
 """Rounds of the speed measurement; in each, every model takes its turn."""
 
+BUDGET_S = 40.0
+"""No further round of the speed measurement begins after so many seconds; two are always timed."""
+
 
 @torch.no_grad()
 def greedy(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int) -> str:
@@ -61,8 +64,9 @@ def greedy(model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int) -> s
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second of one model: median over rounds with the slowest and the fastest round."""
+    """Tokens per second of one model: median over the timed rounds with the slowest and the fastest of them."""
 
+    rounds: int
     prefill_tokens_per_s: float
     prefill_range: tuple[float, float]
     decode_tokens_per_s: float
@@ -76,6 +80,7 @@ def speeds(
     prefill_tokens: int = PREFILL_TOKENS,
     decode_tokens: int = DECODE_TOKENS,
     rounds: int = ROUNDS,
+    budget_s: float = BUDGET_S,
 ) -> dict[str, Speed]:
     """Time reading (prefill) and greedy writing with a key-value cache, batch of one, models interleaved.
 
@@ -85,7 +90,8 @@ def speeds(
 
     Args:
         models: causal language models in eval mode, by name.
-        rounds: timed rounds, at least 1.
+        rounds: timed rounds at most, at least 1.
+        budget_s: after so many seconds no further round begins, once two were timed.
 
     Raises:
         ValueError: a length or number of rounds below 1.
@@ -95,7 +101,10 @@ def speeds(
             raise ValueError(f"{name} must be at least 1, got {value}")
     prefill: dict[str, list[float]] = {name: [] for name in models}
     decode: dict[str, list[float]] = {name: [] for name in models}
+    started_s = time.monotonic()
     for round_ in range(rounds + 1):
+        if round_ > 2 and time.monotonic() - started_s > budget_s:
+            break
         for name, model in models.items():
             read_s, write_s = _one_round(model, prefill_tokens, decode_tokens)
             if round_ > 0:
@@ -103,6 +112,7 @@ def speeds(
                 decode[name].append(decode_tokens / write_s)
     return {
         name: Speed(
+            len(prefill[name]),
             statistics.median(prefill[name]),
             (min(prefill[name]), max(prefill[name])),
             statistics.median(decode[name]),

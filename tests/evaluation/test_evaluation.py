@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from distill_core.config import EvaluateConfig
-from distill_core.engine import evaluation, row_pass
+from distill_core.engine import evaluation, generation, row_pass
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.evaluation import EvaluationTarget, evaluate
 from distill_core.errors import DataError, DistillError, PluginError, VocabularyError
@@ -404,3 +404,26 @@ def test_a_broken_model_gives_no_figure_and_no_verdict(
     assert found["models"]["student"]["metrics"]["forward_kl"]["value"] is None
     assert {c["verdict"] for c in found["comparisons"] if c["metric"] == "cross_entropy"} == {"undecidable"}
     assert found["models"]["teacher"]["metrics"]["cross_entropy"]["value"] > 0
+
+
+def test_speed_stops_at_its_budget_and_names_its_rounds(models: Any) -> None:
+    one = {"student": models["student"]}
+    assert generation.speeds(one, prefill_tokens=8, decode_tokens=2, rounds=4)["student"].rounds == 4
+    assert generation.speeds(one, prefill_tokens=8, decode_tokens=2, rounds=9, budget_s=0.0)["student"].rounds == 2
+    with pytest.raises(ValueError, match="decode_tokens must be at least 1"):
+        generation.speeds(one, decode_tokens=0)
+
+
+def test_greedy_sets_the_models_own_sampling_aside(models: Any, tokenizer: Any) -> None:
+    from transformers import GenerationConfig
+
+    model = models["random"]
+    plain = generation.greedy(model, tokenizer, "We meet", max_new_tokens=8)
+    own, model.generation_config = model.generation_config, GenerationConfig(do_sample=True, temperature=9.0)
+    try:
+        assert generation.greedy(model, tokenizer, "We meet", max_new_tokens=8) == plain
+        assert model.generation_config.temperature == 9.0, "put back afterwards"
+    finally:
+        model.generation_config = own
+    with pytest.raises(ValueError, match="has no tokens"):
+        generation.greedy(model, tokenizer, "", max_new_tokens=8)

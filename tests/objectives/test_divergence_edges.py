@@ -101,7 +101,9 @@ def test_extreme_logits_give_no_nan(spread: float) -> None:
     rows = Rows(4, 17, 5)
     target = exact_target(torch.from_numpy(rows.teacher_NV * spread).float(), torch.from_numpy(rows.ids_NK))
     for name, objective in every_objective():
-        value_N, gradient_NV = value_and_gradient(objective, torch.from_numpy(-rows.student_NV * spread).float(), target)
+        value_N, gradient_NV = value_and_gradient(
+            objective, torch.from_numpy(-rows.student_NV * spread).float(), target
+        )
         assert not bool(torch.isnan(value_N).any() | torch.isnan(gradient_NV).any()), name
 
 
@@ -231,9 +233,7 @@ def test_functions_refuse_wrong_options_too() -> None:
 
 
 def test_scheduled_temperature_is_read_at_the_step() -> None:
-    objective = build(
-        "forward-kl", temperature={"use": "linear", "start": 4.0, "end": 1.0, "values": [1.0, 2.0, 4.0]}
-    )
+    objective = build("forward-kl", temperature={"use": "linear", "start": 4.0, "end": 1.0, "values": [1.0, 2.0, 4.0]})
 
     class Context:
         build = staticmethod(lambda kind, reference: get_registry().build(kind, reference))

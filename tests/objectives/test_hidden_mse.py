@@ -83,7 +83,9 @@ def test_value(layers: Any, teacher_layers: int, pairs: Any, width: int, normali
     student, teacher = states(2, 32, 1), states(teacher_layers, width, 2)
     term = objective(StudentView(student), TeacherSignals(hidden_states=teacher), batch())
     # hidden states are compared in float32
-    assert float(term.total.detach()) == pytest.approx(expected(objective, student, teacher, pairs, normalize), rel=1e-5)
+    assert float(term.total.detach()) == pytest.approx(
+        expected(objective, student, teacher, pairs, normalize), rel=1e-5
+    )
     assert set(term.metrics) == {f"layer_{i}_to_{j}" for i, j in pairs}
 
 
@@ -141,7 +143,7 @@ def test_refusals() -> None:
         built(config(4, 24), projection="none")
     with pytest.raises(SignalError, match=r"pair \[1, 9\].*teacher 0 .. 4"):
         built(config(4, 32), layers=[[1, 9]])
-    with pytest.raises(SignalError, match="train.teacher: live"):
+    with pytest.raises(SignalError, match=r"train.teacher: live"):
         built(None)
     objective = built(config(2, 32))
     with pytest.raises(SignalError, match="sent none"):

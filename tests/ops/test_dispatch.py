@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from distill_core import ops
 from distill_core.ops import dispatch
 
@@ -69,7 +70,11 @@ def test_offered_kernels_are_preferred_by_device_and_availability(monkeypatch):
     monkeypatch.setattr(dispatch, "_offered", {})
     monkeypatch.setattr(dispatch, "_chosen", {})
     dispatch.declare("op")
-    answers = {"cpu": (True, "built for AVX2"), "cuda": (True, "compiled"), "triton": (False, "triton is not installed")}
+    answers = {
+        "cpu": (True, "built for AVX2"),
+        "cuda": (True, "compiled"),
+        "triton": (False, "triton is not installed"),
+    }
     for impl in answers:
         dispatch.offer("op", impl, lambda impl=impl: answers[impl])
     assert dispatch.select("op", "auto", "cpu") == "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from distill_core import ops
 
 N, V, D, K = 2048, 49_152, 8, 8

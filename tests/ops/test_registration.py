@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from distill_core import ops
 from distill_core.ops.sample_support import _sample_support_op
 from distill_core.ops.support_logits import linear_op, logits_op
@@ -19,9 +20,7 @@ def opcheck(op, args):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_opcheck_linear_support_logits(make_problem, dtype):
     p = make_problem(dtype=dtype)
-    opcheck(
-        linear_op.linear_support_logits_op, (*p.inputs, p.ids_NK, p.labels_N, [1.0, 2.0], 4.0, 1.2, *FLAGS)
-    )
+    opcheck(linear_op.linear_support_logits_op, (*p.inputs, p.ids_NK, p.labels_N, [1.0, 2.0], 4.0, 1.2, *FLAGS))
     opcheck(
         linear_op.linear_support_logits_op,
         (p.hidden_ND, p.weight_VD, None, p.ids_NK, None, [1.0], None, 1.0, False, False, False),
@@ -38,9 +37,7 @@ def test_opcheck_linear_backward_and_double_backward(make_problem):
     found = linear_op.linear_support_logits_op(*p.inputs, p.ids_NK, p.labels_N, *options)
     head = (*p.inputs, p.ids_NK, p.labels_N)
     given = cotangents(found)
-    opcheck(
-        linear_op.linear_support_logits_backward_op, (*head, found[1].detach(), *given, *options, True, True, True)
-    )
+    opcheck(linear_op.linear_support_logits_backward_op, (*head, found[1].detach(), *given, *options, True, True, True))
     with torch.no_grad():
         again = tuple(torch.randn_like(x) for x in p.inputs)
         opcheck(
@@ -56,9 +53,7 @@ def test_opcheck_support_logits_all_orders(make_problem):
     opcheck(logits_op.support_logits_op, (z, p.ids_NK, p.labels_N, *options))
     found = logits_op.support_logits_op(z, p.ids_NK, p.labels_N, *options)
     given = cotangents(found)
-    opcheck(
-        logits_op.support_logits_backward_op, (z, p.ids_NK, p.labels_N, found[1].detach(), *given, *options)
-    )
+    opcheck(logits_op.support_logits_backward_op, (z, p.ids_NK, p.labels_N, found[1].detach(), *given, *options))
     flat = tuple(x.detach() for x in given)
     opcheck(
         logits_op.support_logits_double_backward_op,
@@ -116,7 +111,9 @@ def test_compiled_code_still_refuses_repeated_ids(make_problem):
     torch._dynamo.reset()
     p = make_problem()
     p.ids_NK[7] = 3
-    step = torch.compile(lambda h, w, i: ops.linear_support_logits(h, w, i).tail_NT, fullgraph=True, backend="aot_eager")
+    step = torch.compile(
+        lambda h, w, i: ops.linear_support_logits(h, w, i).tail_NT, fullgraph=True, backend="aot_eager"
+    )
     with pytest.raises(ValueError, match="row 7 of ids_NK repeats"):
         step(p.hidden_ND, p.weight_VD, p.ids_NK)
 

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from distill_core import ops
-from distill_core.ops.sample_support.counter_random import mix, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from distill_core import ops
+from distill_core.ops.sample_support.counter_random import mix, uniform
 
 inf = math.inf
 METHODS = ("threshold", "multinomial")

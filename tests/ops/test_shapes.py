@@ -6,8 +6,9 @@ import pytest
 import torch
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
-from distill_core import ops
 from jaxtyping import TypeCheckError, jaxtyped
+
+from distill_core import ops
 
 NAMES = (
     "linear_support_logits",

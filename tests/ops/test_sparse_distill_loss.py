@@ -6,6 +6,7 @@ import gc
 
 import pytest
 import torch
+
 from distill_core import ops
 from distill_core.ops.sparse_distill_loss.reference import summed_loss
 
@@ -230,14 +231,14 @@ def test_second_backward_and_second_derivative_raise(make_problem):
     p = make_problem()
     loss = fused(p, row_loss)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated once.*linear_support_logits"):
+    with pytest.raises(RuntimeError, match=r"differentiated once.*linear_support_logits"):
         loss.backward()
     (g,) = torch.autograd.grad(fused(p, row_loss), p.hidden_ND, create_graph=True)
     assert g.requires_grad
     for x in p.inputs:
         # The part that has a second derivative must not hide the one that lacks it.
         mixed = (g**2).sum() + (x**3).sum()
-        with pytest.raises(RuntimeError, match="differentiated once.*linear_support_logits"):
+        with pytest.raises(RuntimeError, match=r"differentiated once.*linear_support_logits"):
             torch.autograd.grad(mixed, x, retain_graph=True)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from distill_core import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from distill_core import ops
 
 MODES = ("tail", "truncated", "renormalized", "renormalized-both", "weights")
 CASES = [(m, "forward") for m in MODES] + [("tail", "reverse"), ("renormalized-both", "reverse")]
@@ -192,9 +194,7 @@ def test_tail_mode_is_nonnegative_and_a_lower_bound(n, v, data, t, direction, dt
     on = torch.zeros(n, v + 1, dtype=torch.bool).scatter(1, torch.where(ids < 0, v, ids), True)[:, :v]
     tail = full.masked_fill(on, -inf).logsumexp(1)
     logp = full.gather(1, ids.clamp_min(0))
-    found = ops.sparse_kl(
-        z, ids, logp, tail_logp_N=tail, temperature=t, direction=direction, reduction="none"
-    ).double()
+    found = ops.sparse_kl(z, ids, logp, tail_logp_N=tail, temperature=t, direction=direction, reduction="none").double()
     q = torch.log_softmax(z.double() / t, 1)
     a, b = (full, q) if direction == "forward" else (q, full)
     dense = (a.exp() * (a - b)).sum(1)
@@ -273,7 +273,7 @@ def test_peer_top_k_kl_is_four_losses(make_problem):
     _, logp, tail = teacher(p)
     values = {m: float(ops.sparse_kl(p.dense().detach(), p.ids_NK, logp, tail_logp_N=tail, mode=m)) for m in MODES[:4]}
     found = sorted(values.values())
-    assert min(b - a for a, b in zip(found, found[1:], strict=False)) > 1e-3
+    assert min(b - a for a, b in pairwise(found)) > 1e-3
 
 
 def test_peer_clamped_truncated_kl_loses_its_gradient(make_problem):
@@ -401,7 +401,11 @@ WRONG = {
     "direction": ({"direction": "backward"}, ValueError, "direction must be one of"),
     "reduction": ({"reduction": "batchmean"}, ValueError, "reduction must be one of"),
     "reverse-truncated": ({"mode": "truncated", "direction": "reverse"}, ValueError, 'direction="reverse" is defined'),
-    "reverse-renormalized": ({"mode": "renormalized", "direction": "reverse"}, ValueError, "tail and renormalized-both"),
+    "reverse-renormalized": (
+        {"mode": "renormalized", "direction": "reverse"},
+        ValueError,
+        "tail and renormalized-both",
+    ),
     "reverse-weights": ({"mode": "weights", "direction": "reverse"}, ValueError, 'mode="weights"'),
     "temperature": ({"temperature": 0.0}, ValueError, "temperature must be a positive"),
     "teacher-shape": ({"logp_NK": torch.zeros(3, 3)}, ValueError, "logp_NK must have the shape of ids_NK, [3, 2]"),

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from distill_core import ops
 from distill_core.ops.head import Head
 from distill_core.ops.support_logits import chunked
@@ -208,7 +209,10 @@ def test_support_sizes_up_to_the_vocabulary(make_problem, k):
     z = p.dense().detach().requires_grad_()
     for s, inputs in (
         (ops.support_logits(z, p.ids_NK, temperatures=(1.0, 2.0)), (z,)),
-        (ops.linear_support_logits(p.hidden_ND, p.weight_VD, p.ids_NK, bias=p.bias_V, temperatures=(1.0, 2.0)), p.inputs),
+        (
+            ops.linear_support_logits(p.hidden_ND, p.weight_VD, p.ids_NK, bias=p.bias_V, temperatures=(1.0, 2.0)),
+            p.inputs,
+        ),
     ):
         assert s.log_probs(2.0).shape == (11, k + 1)
         torch.testing.assert_close(s.log_probs(2.0).exp().sum(1), torch.ones(11, dtype=torch.float64))

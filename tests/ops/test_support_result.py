@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from distill_core import ops
 
 
@@ -110,7 +111,9 @@ def test_fold_refuses_what_is_not_there(support):
         s.fold(p.ids_NK.double())
 
 
-@pytest.mark.parametrize("pick", [slice(2, 7), slice(0, 0), torch.tensor([9, 1, 1]), torch.arange(11) % 2 == 0], ids=repr)
+@pytest.mark.parametrize(
+    "pick", [slice(2, 7), slice(0, 0), torch.tensor([9, 1, 1]), torch.arange(11) % 2 == 0], ids=repr
+)
 def test_rows(support, pick):
     _, _, s = support
     part = s[pick]

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from distill_core import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from distill_core import ops
 
 inf = math.inf
 
@@ -75,9 +76,7 @@ def test_linear_equals_topk_of_the_logits(make_problem, options, dtype, monkeypa
     want = ops.topk_logits(z.detach(), 6, temperatures=(1.0, 3.0), valid_vocab=options.get("valid_vocab"))
     monkeypatch.setattr("distill_core.ops.row_chunks.MAX_ROWS", 4)
     with torch.autocast("cpu", torch.bfloat16):
-        found = ops.linear_topk_logits(
-            p.hidden_ND, p.weight_VD, 6, bias=p.bias_V, temperatures=(1.0, 3.0), **options
-        )
+        found = ops.linear_topk_logits(p.hidden_ND, p.weight_VD, 6, bias=p.bias_V, temperatures=(1.0, 3.0), **options)
     assert torch.equal(found.ids_NK, want.ids_NK)
     torch.testing.assert_close(found.logits_NK.double(), want.logits_NK, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.tail_NT.double(), want.tail_NT, rtol=1e-5, atol=1e-5)

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import distill_core
 import torch
+
+import distill_core
 
 # What torch itself needs (its wheel's dependencies), and numpy.
 VISIBLE = (
-    "torch torchgen functorch numpy numpy.libs typing_extensions.py sympy mpmath networkx jinja2 markupsafe filelock fsspec"
-).split()
+    *("torch", "torchgen", "functorch", "numpy", "numpy.libs"),
+    *("typing_extensions.py", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec"),
+)
 
 PROGRAM = r"""
 import sys
@@ -43,8 +45,6 @@ losses = [
 sum(losses).backward()
 assert h.grad.isfinite().all() and w.grad.isfinite().all()
 assert set(ops.chosen()) == set(ops.status()), (ops.chosen(), list(ops.status()))
-foreign = sorted({m.partition(".")[0] for m in sys.modules} & {"jaxtyping", "pydantic", "pluggy", "transformers", "yaml"})
-assert not foreign, foreign
 print("every op ran")
 """
 

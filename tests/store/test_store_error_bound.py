@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distill_core.store import RowArrays, StoreMeta
 from distill_core.store.columns import decode_rows, encode_rows
-from distill_core.store.meta import ENTROPY_STEP_NAT, ERROR_NAT
+from distill_core.store.meta import ENTROPY_STEP_NAT, ERROR_NAT, STEP_NAT
 
 V = 31
 FLOAT32_NAT = 5e-5
@@ -185,3 +185,34 @@ def test_extreme_vocabularies(meta_for: Callable[..., StoreMeta], vocabulary_siz
         tail=np.array([[0.0 if vocabulary_size > 1 else -np.inf]]),
     )
     assert coded(rows, meta_for(vocabulary_size=vocabulary_size, k=1)).ids[0, 0] == vocabulary_size - 1
+
+
+def test_the_worst_row_reaches_the_bound_and_no_more(meta_for: Callable[..., StoreMeta]) -> None:
+    """All mass is rounded one way, one entry the other: the error is nearly a whole step."""
+    below = np.concatenate([[0.0], np.full(28, 0.51), [2.49]]) * STEP_NAT
+    rows = RowArrays(
+        kind="exact", ids=np.arange(30)[None], temperatures=(1.0,), logits=-below[None], tail=np.array([[-np.inf]])
+    )
+    found = coded(rows, meta_for(k=30))
+    error = np.abs(by_id(rows, rows.log_probs()[0]) - by_id(found, found.log_probs()[0]))
+    assert 0.9 * ERROR_NAT < np.nanmax(error) <= ERROR_NAT <= 0.01
+
+
+def test_a_head_entry_just_above_c_stays_above(meta_for: Callable[..., StoreMeta]) -> None:
+    top = np.linspace(0.3, 0.9, 301)
+    c = (1 - top) / 3.0003
+    weights = np.stack([top, 1.0003 * c, c, c], axis=1)
+    rows = RowArrays(
+        kind="sampled",
+        ids=np.tile(np.array([9, 4, 2, 7]), (301, 1)),
+        temperatures=(1.0,),
+        weights=weights.astype(np.float32),
+        threshold=c.astype(np.float32),
+        entropy=np.ones(301),
+    )
+    found = coded(rows, meta_for(method="threshold"))
+    assert found.weights is not None and found.threshold is not None
+    assert found.ids.tolist() == [[9, 4, 2, 7]] * 301
+    assert ((found.weights > found.threshold[:, None]) == np.array([True, True, False, False])).all()
+    assert np.abs(np.log(found.weights / weights)).max() <= ERROR_NAT + 2e-6
+    assert np.abs(found.weights.sum(axis=1, dtype=np.float64) - 1).max() < 1e-6

@@ -142,6 +142,7 @@ def test_a_torn_last_line_is_dropped(capture: Callable[..., None], tmp_path: Pat
     lines = (broken / "shards.jsonl").read_bytes()
     (broken / "shards.jsonl").write_bytes(lines[:-40])
     (broken / ".tmp-1234-shard-00011.arrow").write_bytes(b"half")
+    (broken / "shard-00011.arrow").write_bytes(b"renamed, but its line was never written")
     with pytest.raises(StoreError, match="has not finished"):
         StoreReader(broken)
     assert len(StoreReader(broken, unfinished=True)) == 36

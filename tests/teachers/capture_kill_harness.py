@@ -1,8 +1,8 @@
 """Captures in forked children, kills them with SIGKILL at random moments, and starts the same capture again.
 
 ``python -m tests.teachers.capture_kill_harness DIRECTORY METHOD KILLS SEED`` prints one JSON line: how many kills hit a
-running capture, in how many states (whole shards) they left the store, and whether every finished store is byte for byte
-that of an uninterrupted capture. Libraries are imported once; the children inherit them.
+running capture, in how many states (whole shards) they left the store, and whether every finished store is byte for
+byte that of an uninterrupted capture. Libraries are imported once; the children inherit them.
 """
 
 from __future__ import annotations

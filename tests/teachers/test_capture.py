@@ -99,7 +99,7 @@ def test_draws(tiny_teacher: HFTeacher, tiny_tokenizer: Any, tmp_path: Path) -> 
     assert first is not None and second is not None
     assert torch.equal(first.ids_NK.sort().values, live(tiny_teacher, batch, config, 3).ids_NK.sort().values)
     assert not torch.equal(first.ids_NK.sort().values, second.ids_NK.sort().values)
-    with pytest.raises(SignalError, match="draw 2 .* holds 2"):
+    with pytest.raises(SignalError, match=r"draw 2 .* holds 2"):
         stored.draw = 2
 
 
@@ -163,7 +163,7 @@ def test_masked_sequences_have_no_rows(tiny_teacher: HFTeacher, tmp_path: Path) 
     assert target is not None and len(target) == 2
     nothing = StoredSignals(tmp_path).signals(collate(sequences[:1]), TARGETS).target
     assert nothing is not None and nothing.ids_NK.shape == (0, 4) and nothing.log_probs().shape == (0, 5)
-    with pytest.raises(StoreError, match="position 0 .* no stored row"):
+    with pytest.raises(StoreError, match=r"position 0 .* no stored row"):
         StoredSignals(tmp_path).signals(collate([sequence([8, 9, 10, 11])]), TARGETS)
 
 
@@ -178,7 +178,7 @@ def test_store_refuses_what_it_does_not_hold(
         stored.signals(batch, Needs(frozenset({"targets"}), temperatures=(2.0,)))
     with pytest.raises(SignalError, match=r"not known beforehand.*\[1.0\]"):
         stored.signals(batch, Needs(frozenset({"targets"}), temperatures=None))
-    with pytest.raises(SignalError, match="hidden_states.*live"):
+    with pytest.raises(SignalError, match=r"hidden_states.*live"):
         stored.signals(batch, Needs(frozenset({"targets", "hidden_states"}), temperatures=(1.0,)))
     with pytest.raises(StoreError, match="neither stored nor a prefix"):
         stored.signals(collate([sequence([3, 4, 5, 6])]), TARGETS)

@@ -102,7 +102,7 @@ def test_pinned_command_of_the_quickstart_package(monkeypatch: pytest.MonkeyPatc
 
 
 def test_package_without_a_gguf_file() -> None:
-    with pytest.raises(MissingAsset, match="pluggy .* holds no .gguf file"):
+    with pytest.raises(MissingAsset, match=r"pluggy .* holds no .gguf file"):
         locate_gguf(package="pluggy", file=None)
 
 
@@ -121,7 +121,7 @@ def test_directory_without_weights(tiny_model_dir: Path, tmp_path: Path) -> None
     shutil.copytree(tiny_model_dir, directory)
     for file in directory.glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(DistillError, match="teacher .*hollow cannot be loaded"):
+    with pytest.raises(DistillError, match=r"teacher .*hollow cannot be loaded"):
         _ = build(model=str(directory)).model
     with pytest.raises(DistillError, match="holds no weights"):
         build(model=str(directory)).identity()
@@ -138,7 +138,7 @@ def test_pickled_weights_are_not_read(tiny_model_dir: Path, tmp_path: Path) -> N
 
 
 def test_unknown_device(tiny_model_dir: Path) -> None:
-    with pytest.raises(DistillError, match="device 'cuda:99'.*device: auto"):
+    with pytest.raises(DistillError, match=r"device 'cuda:99'.*device: auto"):
         _ = build(model=str(tiny_model_dir), device="cuda:99").model
 
 

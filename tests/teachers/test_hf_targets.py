@@ -65,7 +65,9 @@ def test_threshold(tiny_teacher: HFTeacher, batch: TokenBatch, temperature: floa
     torch.testing.assert_close(target.weights_NK.sum(1), torch.ones(len(target)), rtol=0, atol=1e-5)
     c_N1 = target.threshold_N[:, None].double()
     # c solves sum min(1, p / c) = k, and a kept entry weighs max(p, c).
-    torch.testing.assert_close((p_NW / c_N1).clamp_max(1.0).sum(1), torch.full((len(target),), 9.0).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        (p_NW / c_N1).clamp_max(1.0).sum(1), torch.full((len(target),), 9.0).double(), rtol=1e-4, atol=0
+    )
     kept_NK = p_NW.gather(1, target.ids_NK)
     torch.testing.assert_close(target.weights_NK.double(), torch.maximum(kept_NK, c_N1), rtol=1e-4, atol=1e-7)
     exact = target.head()
@@ -250,14 +252,14 @@ def test_nan_in_the_weights_stops_at_the_first_batch(where: str, tiny_tokenizer:
     with torch.no_grad():
         broken[int(batch.input_ids_BT[0, 0]) if where != "layer" else 3, 2] = float("nan")
     teacher = HFTeacher.from_model(model, tiny_tokenizer, label="teacher-with-nan")
-    with pytest.raises(SignalError, match="teacher-with-nan .*NaN"):
+    with pytest.raises(SignalError, match=r"teacher-with-nan .*NaN"):
         teacher.signals(batch, TARGETS, SparseSpec("topk", 4))
 
 
 def test_refusals(tiny_teacher: HFTeacher, batch: TokenBatch) -> None:
     with pytest.raises(SignalError, match="rationales"):
         tiny_teacher.signals(batch, Needs(frozenset({"rationales"})))
-    with pytest.raises(SignalError, match="k = 999.*tokens"):
+    with pytest.raises(SignalError, match=r"k = 999.*tokens"):
         tiny_teacher.signals(batch, TARGETS, SparseSpec("topk", 999))
     with pytest.raises(SignalError, match=r"\[1.0\].*\[2.0\]"):
         tiny_teacher.signals(batch, TARGETS, SparseSpec("threshold", 4, (2.0,)))
@@ -265,7 +267,7 @@ def test_refusals(tiny_teacher: HFTeacher, batch: TokenBatch) -> None:
         tiny_teacher.signals(batch, TARGETS, SparseSpec("threshold", 4, (1.0, 2.0)))
     with pytest.raises(SignalError, match="draws"):
         tiny_teacher.signals(batch, TARGETS, SparseSpec("topk", 4, draws=2))
-    with pytest.raises(SignalError, match="300 tokens.*256"):
+    with pytest.raises(SignalError, match=r"300 tokens.*256"):
         tiny_teacher.signals(collate([sequence([5] * 300)]), TARGETS)
     with pytest.raises(VocabularyError, match="token id 4000"):
         tiny_teacher.signals(collate([sequence([5, 4000, 6])]), TARGETS)

@@ -116,7 +116,9 @@ def test_truncate_drops_what_is_not_common(tiny_teacher: HFTeacher, tiny_tokeniz
     kept = len(tiny_tokenizer) - 40
     student = Shortened({text: index for text, index in tokens.items() if index < kept})
     teacher, sentence = with_vocabulary(tiny_teacher, student, student_rows=kept + 3, policy="truncate")
-    assert f"{kept:,} tokens that have the same text and id" in sentence and "40 of the teacher's are left out" in sentence
+    assert (
+        f"{kept:,} tokens that have the same text and id" in sentence and "40 of the teacher's are left out" in sentence
+    )
     assert teacher.identity() == tiny_teacher.identity()
     assert teacher.vocabulary().size == kept
     assert teacher.model is tiny_teacher.model  # type: ignore[attr-defined]
@@ -144,9 +146,7 @@ def test_truncate_needs_tokens_on_both_sides(tiny_teacher: HFTeacher, tiny_token
     stored = StoredSignals(tmp_path)
     with pytest.raises(VocabularyError, match="a store keeps a fingerprint alone"):
         with_vocabulary(stored, student, student_rows=200, policy="truncate")
-    teacher, _ = with_vocabulary(
-        stored, student, student_rows=200, policy="truncate", teacher_tokenizer=tiny_tokenizer
-    )
+    teacher, _ = with_vocabulary(stored, student, student_rows=200, policy="truncate", teacher_tokenizer=tiny_tokenizer)
     target = teacher.signals(collate(random_sequences(2, vocabulary=200)), TARGETS).target
     assert target is not None and int(target.ids_NK.max()) < 200
     with pytest.raises(VocabularyError, match="no token has the same text and id"):
