@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distill_core import ops as ops
-    from distill_core.simplex import divergence as divergence
     from distill_core.plugin import hookimpl as hookimpl
     from distill_core.registry import register as register
+    from distill_core.simplex import divergence as divergence
 
 _LAZY = {
     "ops": ("distill_core.ops", None),

@@ -66,16 +66,19 @@ def form_problems(error: ValidationError, data: Any) -> list[Problem]:
     return problems
 
 
+def _has(container: Any, step: str | int) -> bool:
+    if isinstance(container, dict):
+        return step in container
+    return isinstance(container, list) and isinstance(step, int) and step < len(container)
+
+
 def _location(loc: Iterable[str | int], data: Any, *, missing: bool) -> Location:
     """pydantic's location without the names of union branches."""
     steps = list(loc)
     result: list[str | int] = []
     here: Any = data
     for index, step in enumerate(steps):
-        if isinstance(here, dict) and step in here:
-            here = here[step]
-            result.append(step)
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+        if _has(here, step):
             here = here[step]
             result.append(step)
         elif missing and index == len(steps) - 1:

@@ -135,10 +135,18 @@ def test_rows_depend_on_seed_and_key_alone(method, monkeypatch):
 
 def test_single_long_row_equals_the_same_row_among_many():
     """torch splits a sum over one long row between threads; running sums do not change their order."""
-    z = torch.randn(64, 49152) * 3
-    many = ops.sample_support(z, 12)
-    one = ops.sample_support(z[7:8], 12, row_keys_N=torch.tensor([7]))
-    assert torch.equal(one[0][0], many[0][7]) and torch.equal(one[1][0], many[1][7])
+    z = torch.randn(16, 49152, dtype=torch.float64) * 2
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        sums = torch.stack([row.exp().sum() for row in z]), z.exp().sum(1)
+        assert not torch.equal(*sums), "torch no longer splits a long row: this test shows nothing"
+        many = ops.sample_support(z, 12)
+        for row in range(16):
+            one = ops.sample_support(z[row : row + 1], 12, row_keys_N=torch.tensor([row]))
+            assert torch.equal(one[0][0], many[0][row]) and torch.equal(one[1][0], many[1][row])
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,6 +12,7 @@ from distill_core.ops.sparse_distill_loss.reference import summed_loss
 
 HEADS = {
     "plain": {},
+    "hot": {"temperatures": (2.5,), "logit_scale": 0.6},  # the tile's one-exponential path
     "softcap": {"softcap": 4.0, "logit_scale": 1.3, "temperatures": (1.0, 2.0)},
     "extras": {"temperatures": (2.0,), "extras": ("mean", "entropy", "top1")},
 }
