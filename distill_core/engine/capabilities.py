@@ -68,7 +68,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         problems.append(
             Problem(
                 ("student", "init", "from_teacher"),
-                f"takes layers of the teacher, but the run file names {count} teachers: expected one `teacher:`",
+                f"takes layers of the teacher, of which exactly one is expected: the run file names {count}; add `teacher:`",
             )
         )
     seen: set[tuple[Location, str]] = set()
