@@ -68,7 +68,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         problems.append(
             Problem(
                 ("student", "init", "from_teacher"),
-                f"takes layers of the teacher, of which exactly one is expected: the run file names {count}; add `teacher:`",
+                f"takes layers of the teacher: exactly one `teacher:` is expected, the run file names {count}",
             )
         )
     seen: set[tuple[Location, str]] = set()
