@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypedDict
 
+from .native_build import why_not_built
+
 Impl = Literal["auto", "reference", "cpu", "triton", "cuda"]
 
 # Fastest first: the order in which "auto" tries.
@@ -56,7 +58,8 @@ def declare(op: str) -> None:
 
 def _availability(op: str, impl: str, device_type: str | None) -> tuple[bool, str]:
     if impl not in _offered[op]:
-        return False, f"this version of distill_core has no {impl} kernel for {op}"
+        why = why_not_built(impl)
+        return False, f"no {impl} kernel for {op} is installed" + (f" ({why})" if why else "")
     probe, devices = _offered[op][impl]
     if device_type is not None and devices and device_type not in devices:
         return False, f"the {impl} kernel runs on {' and '.join(devices)} tensors, these are on {device_type}"

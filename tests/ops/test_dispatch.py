@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from distill_core import ops
 from distill_core.ops import dispatch
+from distill_core.ops.native_build import why_not_built
 
 IDS = torch.tensor([[0]])
 LOGITS = torch.zeros(1, 3)
@@ -90,3 +93,13 @@ def test_offered_kernels_are_preferred_by_device_and_availability(monkeypatch):
     with pytest.raises(ValueError, match="impl must be one of"):
         dispatch.offer("op", "rocm", lambda: (True, ""))
     assert dispatch.status()["op"]["cpu"] == {"available": True, "reason": "built for AVX2"}
+
+
+def test_status_repeats_what_the_installation_could_not_build(tmp_path: Path) -> None:
+    record = tmp_path / "native_build.json"
+    record.write_text(
+        '{"distill_core._C": {"built": false, "reason": "no C++ compiler"}, "distill_core._CU": {"built": true}}'
+    )
+    assert why_not_built("cpu", record) == "distill_core._C was not built: no C++ compiler"
+    assert why_not_built("cuda", record) is None
+    assert why_not_built("cpu", tmp_path / "none.json") is None
