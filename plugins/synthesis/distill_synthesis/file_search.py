@@ -67,10 +67,8 @@ def matching(patterns: Sequence[str], root: Path | None = None) -> dict[str, Pat
         paths = [Path(name) for name in glob.glob(str(deep), recursive=True)]
         paths = [path for path in paths if path.is_file()]
         if not paths:
-            inside = f" in {root}" if root is not None else ""
-            raise DataError(
-                f"paths[{index}]: no file matches {pattern}{inside}; paths start from the present directory"
-            )
+            start = "the present directory" if root is None else f"the package's directory {root}"
+            raise DataError(f"paths[{index}]: no file matches {pattern}; paths start from {start}")
         for path in paths:
             found[(path.relative_to(root) if root is not None else path).as_posix()] = path
     return found
