@@ -90,22 +90,27 @@ def test_accumulation_changes_nothing(tmp_path: Path, student_dir: Path, data: T
 
 
 @pytest.mark.parametrize(
-    ("strategy", "tied"),
+    ("strategy", "tied", "dtype"),
     [
-        pytest.param("ddp", False, id="ddp-untied"),
-        pytest.param("ddp", True, id="ddp-tied", marks=pytest.mark.slow),
-        pytest.param("fsdp2", False, id="fsdp2-untied", marks=pytest.mark.slow),
-        pytest.param("fsdp2", True, id="fsdp2-tied"),
+        pytest.param("ddp", False, "float64", id="ddp-untied"),
+        pytest.param("ddp", True, "float64", id="ddp-tied", marks=pytest.mark.slow),
+        pytest.param("ddp", True, "float32", id="ddp-tied-float32", marks=pytest.mark.slow),
+        pytest.param("fsdp2", False, "float64", id="fsdp2-untied", marks=pytest.mark.slow),
+        pytest.param("fsdp2", True, "float64", id="fsdp2-tied"),
+        pytest.param("fsdp2", True, "float32", id="fsdp2-tied-float32", marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_change_nothing(tmp_path: Path, data: TokenDataset, strategy: str, tied: bool) -> None:
+def test_two_processes_change_nothing(
+    tmp_path: Path, data: TokenDataset, strategy: str, tied: bool, dtype: str
+) -> None:
     student_dir = save_student(tmp_path / "student", make_tiny_llama(seed=1, tie_word_embeddings=tied))
     names = [*OBJECTIVES, "sharpened"] if strategy == "ddp" else OBJECTIVES  # FSDP shards modules only
-    one = settings_for(tmp_path / "one", student_dir, data, objectives=names)
+    one = settings_for(tmp_path / "one", student_dir, data, objectives=names, dtype=dtype)
     config = {"batch_sequences": 2, "accumulation_steps": 2}
-    two = settings_for(tmp_path / "two", student_dir, data, objectives=names, config=config, strategy=strategy)
+    two = {**one, "directory": str(tmp_path / "two"), "config": config, "strategy": strategy}
+    (tmp_path / "two").mkdir()
     expected = gradients(one, tmp_path / "one")
-    assert_equal_steps((expected, tmp_path / "one"), (two_processes(two), tmp_path / "two"), TOLERANCE["float64"])
+    assert_equal_steps((expected, tmp_path / "one"), (two_processes(two), tmp_path / "two"), TOLERANCE[dtype])
 
 
 @pytest.mark.slow
