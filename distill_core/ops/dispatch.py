@@ -82,7 +82,7 @@ def select(op: str, impl: str, device_type: str) -> str:
             )
         return impl
     for candidate in IMPLEMENTATIONS:
-        if _availability(op, candidate, device_type)[0]:
+        if candidate in _offered[op] and _availability(op, candidate, device_type)[0]:
             _chosen[op] = candidate
             return candidate
     raise RuntimeError(f"{op}: no implementation can run on {device_type} tensors")
