@@ -70,27 +70,19 @@ class RunContext:
                 self._tokenizer = teacher.tokenizer()
         return self._tokenizer
 
-    def understood(self, teacher: Any, *, policy: Any, tokenizer_of: Any = None) -> tuple[Any, str]:
-        """A teacher as the student's vocabulary reads it, and the sentence that says what was done.
+    def understood(self, teacher: Any, *, policy: Any) -> tuple[Any, str]:
+        """A live teacher as the student's vocabulary reads it, and the sentence that says what was done.
 
         Args:
-            teacher: live or stored.
+            teacher: about to be captured.
             policy: ``train.vocabulary``.
-            tokenizer_of: whose tokenizer a stored teacher was captured with, read by ``truncate``.
 
         Raises:
             VocabularyError: the vocabularies differ and the policy does not bridge them.
         """
         from distill_core.engine.vocabulary import with_vocabulary
 
-        offered = getattr(tokenizer_of, "tokenizer", None)
-        return with_vocabulary(
-            teacher,
-            self.tokenizer(),
-            student_rows=self._student_rows(),
-            policy=policy,
-            teacher_tokenizer=offered() if callable(offered) else None,
-        )
+        return with_vocabulary(teacher, self.tokenizer(), student_rows=self._student_rows(), policy=policy)
 
     def _student_rows(self) -> int:
         """Rows of the initial student's head."""

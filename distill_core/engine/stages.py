@@ -174,13 +174,9 @@ def train(context: RunContext, stage: Stage) -> Notes:
             # The store holds the training sequences only; held-out ones need the model itself.
             eval_teacher = context.teacher()
 
-    sentence = None
-    if teacher is not None:
-        own = context.teacher() if config.vocabulary == "truncate" and config.teacher == "store" else None
-        teacher, sentence = context.understood(teacher, policy=config.vocabulary, tokenizer_of=own)
-        if eval_teacher is not None:
-            eval_teacher, _ = context.understood(eval_teacher, policy=config.vocabulary)
-        context.progress.say(f"{stage.name}: {sentence}")
+    # A store has no tokenizer; to truncate, the teacher's own says which ids are common.
+    truncates = config.vocabulary == "truncate" and config.teacher == "store"
+    offered = getattr(context.teacher(), "tokenizer", None) if truncates else None
 
     def on_step(step: int, metrics: dict[str, float]) -> None:
         context.registry.call_hook("distill_step_ended", run=context, step=step, metrics=metrics)
@@ -199,10 +195,11 @@ def train(context: RunContext, stage: Stage) -> Notes:
         progress=context.progress,
         on_step=on_step,
         eval_teacher=eval_teacher,
+        teacher_tokenizer=offered() if callable(offered) else None,
     )
     if not (context.path(stage.name) / "model" / "config.json").is_file():
         raise TrainingError(f"{stage.name} ended without a model in {context.path(stage.name) / 'model'}")
-    return {"steps": result.steps, "loss": result.loss, "vocabulary": sentence, **_kernels()}
+    return {"steps": result.steps, "loss": result.loss, "vocabulary": result.vocabulary, **_kernels()}
 
 
 def evaluate(context: RunContext, stage: Stage) -> Notes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class TrainResult:
         steps: optimizer steps of the whole run.
         loss: loss of the last step.
         resumed_from_step: 0 for a fresh start.
+        vocabulary: what was done about the two vocabularies; None without a teacher.
     """
 
     model: Path
@@ -53,6 +55,7 @@ class TrainResult:
     steps: int
     loss: float
     resumed_from_step: int
+    vocabulary: str | None = None
 
 
 def train(
@@ -70,6 +73,7 @@ def train(
     progress: Progress,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
     eval_teacher: Teacher | None = None,
+    teacher_tokenizer: Any = None,
 ) -> TrainResult:
     """Train a student; the same call again resumes at the last whole checkpoint, with bit-identical losses.
 
@@ -89,6 +93,7 @@ def train(
         progress: shows the bar.
         on_step: told ``(step, metrics)`` after each step, in the main process.
         eval_teacher: answers for held-out batches; default: ``teacher``.
+        teacher_tokenizer: read by ``vocabulary: truncate`` where the teacher (a store) brings none.
 
     Raises:
         TrainingError: an unsupported head, values that are not finite, a checkpoint of another run.
@@ -104,9 +109,15 @@ def train(
     progress = progress if main else Progress(quiet=True)
     model = load_student(student_dir, student)
     objectives = _prepare(model, config, registry, teacher, total_steps, seed)
+    vocabulary = None
     if objectives.signals:
-        teacher = _understood(teacher, tokenizer, model, config, progress)
-        eval_teacher = _understood(eval_teacher, tokenizer, model, config, Progress(quiet=True))
+        rows = int(base_model(model).get_output_embeddings().weight.shape[0])
+        reads = partial(with_vocabulary, tokenizer=tokenizer, student_rows=rows, policy=config.vocabulary)
+        if teacher is not None:
+            teacher, vocabulary = reads(teacher, teacher_tokenizer=teacher_tokenizer)
+            progress.say(vocabulary)
+        if eval_teacher is not None:
+            eval_teacher, _ = reads(eval_teacher)
     identity = _identity(config, student, seed, per_step, total_steps, train_data)
     root = directory / "checkpoints"
     root.mkdir(exist_ok=True)
@@ -140,19 +151,7 @@ def train(
         export_student(trainer, objectives, tokenizer, directory)
     lines = metrics.read()
     loss = float(lines[-1]["loss"]) if lines else float("nan")
-    return TrainResult(directory / "model", metrics.path, total_steps, loss, steps_done)
-
-
-def _understood(
-    teacher: Teacher | None, tokenizer: Any, model: Any, config: TrainConfig, progress: Progress
-) -> Teacher | None:
-    """The teacher as the student's vocabulary lets it be read; says what was done."""
-    if teacher is None:
-        return None
-    rows = int(base_model(model).get_output_embeddings().weight.shape[0])
-    read, sentence = with_vocabulary(teacher, tokenizer, student_rows=rows, policy=config.vocabulary)
-    progress.say(sentence)
-    return read
+    return TrainResult(directory / "model", metrics.path, total_steps, loss, steps_done, vocabulary)
 
 
 def _micro_batches(

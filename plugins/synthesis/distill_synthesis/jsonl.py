@@ -108,7 +108,7 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
         ) from None
     except json.JSONDecodeError as error:
         cut = "" if line.endswith(b"\n") else " The line has no end: the file may be truncated."
-        raise DataError(f"{place}: no JSON: {error.msg} at column {error.colno}.{cut}") from None
+        raise DataError(f"{place}: no JSON: {error.msg.removesuffix(' at')} at column {error.colno}.{cut}") from None
     except RecursionError:
         raise DataError(f"{place}: the JSON is nested too deeply") from None
     if not isinstance(value, dict):

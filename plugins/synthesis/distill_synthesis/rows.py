@@ -40,10 +40,10 @@ def record_of(row: Mapping[str, Any], names: FieldNames, *, place: str, document
 def _field(row: Mapping[str, Any], field: str, place: str) -> Any:
     if field not in row:
         near = difflib.get_close_matches(field, [str(name) for name in row], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}" if near else ""
         names = ", ".join(repr(name) for name in row) or "none"
         raise DataError(
-            f"{place}: no field {field!r}; the row has the fields {names}{hint} Name the right one in the source's "
+            f"{place}: no field {field!r}; the row has the fields {names}{hint}. Name the right one in the source's "
             "options (text, prompt and completion, or messages)"
         )
     return row[field]
