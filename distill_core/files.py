@@ -69,21 +69,8 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         DistillError: no space left, naming the file and the number of bytes; or the directory cannot be written to.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _explained(error, path, len(content)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
