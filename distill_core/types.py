@@ -225,6 +225,9 @@ class RowTarget:
     def head(self) -> RowTarget:
         """The exact head + tail view of a threshold sample: entries with weight > c, tail = 1 - their sum.
 
+        All weights of a row sum to 1, so the tail is read off as the sum of the others: 1 - sum would lose a tail below
+        1e-7 in fp32.
+
         An exact target is returned as it is.
 
         Raises:
@@ -236,7 +239,7 @@ class RowTarget:
             raise ValueError("head() needs a threshold sample; this target was drawn by multinomial sampling")
         exact_NK = (self.ids_NK >= 0) & (self.weights_NK > self.threshold_N[:, None])
         weights_NK = torch.where(exact_NK, self.weights_NK, 0).double()
-        tail_N = (1.0 - weights_NK.sum(dim=1)).clamp_min(0.0)
+        tail_N = torch.where(exact_NK, 0, self.weights_NK).double().sum(dim=1)
         return RowTarget(
             kind="exact",
             ids_NK=torch.where(exact_NK, self.ids_NK, -1),
