@@ -154,8 +154,11 @@ class DenseTeacher:
         wanted = "hidden_states" in needs.signals
         return TeacherSignals(target=target, hidden_states=output.hidden_states if wanted else None)
 
+    def tokenizer(self) -> Any:
+        return numbers_tokenizer(self.model.config.vocab_size)
+
     def vocabulary(self) -> VocabularyInfo:
-        return vocabulary_info(numbers_tokenizer())
+        return vocabulary_info(self.tokenizer())
 
     def identity(self) -> str:
         return "dense-teacher@1"

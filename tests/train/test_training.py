@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,3 +190,22 @@ def test_attentions_reach_the_objective_that_needs_them(tmp_path: Path, student_
     )
     lines = [json.loads(line) for line in result.metrics.read_text().splitlines()]
     assert 0 < lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+
+
+def test_a_live_teacher_with_more_tokens_is_truncated_or_refused(
+    tmp_path: Path, student_dir: Path, data: TokenDataset
+) -> None:
+    """13 of the teacher's 110 tokens are foreign to the student: none of their ids may reach its head of 97 rows."""
+    teacher = tiny_teacher(vocab_size=110)
+    common = {"student_dir": student_dir, "data": data, "teacher": teacher}
+    with pytest.raises(VocabularyError, match=r"110 tokens.*97 tokens"):
+        run_training(tmp_path / "error", config={"objectives": objectives("kl")}, **common)
+
+    result = run_training(
+        tmp_path / "run", config={"objectives": objectives("kl"), "vocabulary": "truncate"}, eval_data=data, **common
+    )
+    assert result.vocabulary is not None and "97" in result.vocabulary
+    assert result.loss > 0 and math.isfinite(result.loss)
+    probe = next(iter(data.batches(2)))
+    raw = teacher.signals(probe, Needs(frozenset({"targets"}), temperatures=(1.0,)))
+    assert raw.target is not None and int(raw.target.ids_NK.max()) >= 97  # there was something to drop
