@@ -66,6 +66,12 @@ def sources(folder: str) -> list[str]:
     return sorted(found)
 
 
+def headers(folder: str) -> list[str]:
+    """Files that a change of which builds the extension again."""
+    found = [path for suffix in ("h", "inl", "cuh") for path in glob.glob(f"csrc/{folder}/*.{suffix}", root_dir=ROOT)]
+    return sorted(found)
+
+
 def compiler() -> None:
     name = os.environ.get("CXX", "c++").split()[0]
     if not shutil.which(name):
@@ -101,8 +107,10 @@ def cpu() -> Extension:
     files = sources("cpu")
     compiler()
     torch_build = cpp_extension()
-    flags = [*CXX_FLAGS, *STABLE_ABI]
-    return torch_build.CppExtension("distill_core._C", files, py_limited_api=True, extra_compile_args=flags)
+    flags = [*CXX_FLAGS, *STABLE_ABI, "-Wno-psabi"]
+    return torch_build.CppExtension(
+        "distill_core._C", files, py_limited_api=True, extra_compile_args=flags, depends=headers("cpu")
+    )
 
 
 def cuda() -> Extension:

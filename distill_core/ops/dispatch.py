@@ -1,12 +1,15 @@
 """Which implementation of an op runs: `impl="auto"` picks one and records it, an explicit `impl` runs or raises.
 
-A kernel joins by one call, `offer(op, impl, probe, devices=...)`, and a branch on `select`'s answer in the op's folder.
+A kernel joins by one call, `offer(op, impl, probe, devices=..., dtypes=...)`, and a branch on `select`'s answer in the
+op's folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
+
+import torch
 
 from .native_build import why_not_built
 
@@ -25,7 +28,17 @@ class Availability(TypedDict):
 
 
 Probe = Callable[[], tuple[bool, str]]
-_offered: dict[str, dict[str, tuple[Probe, tuple[str, ...]]]] = {}
+
+
+class Offer(NamedTuple):
+    """One implementation: its probe, and the devices and dtypes it takes (none named: all)."""
+
+    probe: Probe
+    devices: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+
+_offered: dict[str, dict[str, Offer]] = {}
 _chosen: dict[str, str] = {}
 
 
@@ -40,11 +53,21 @@ class Status(dict[str, dict[str, Availability]]):
         return "\n".join(lines)
 
 
-def offer(op: str, impl: str, probe: Probe, *, devices: tuple[str, ...] | None = None) -> None:
-    """Register an implementation of `op`; `probe()` says whether it can run and why. `devices=()`: every device."""
+def offer(
+    op: str,
+    impl: str,
+    probe: Probe,
+    *,
+    devices: tuple[str, ...] | None = None,
+    dtypes: tuple[torch.dtype, ...] = (),
+) -> None:
+    """Register an implementation of `op`; `probe()` says whether it can run and why.
+
+    `devices=()` and `dtypes=()` stand for every device and every dtype.
+    """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"offer: impl must be one of {IMPLEMENTATIONS}; got {impl!r}")
-    _offered.setdefault(op, {})[impl] = (probe, _DEVICES[impl] if devices is None else devices)
+    _offered.setdefault(op, {})[impl] = Offer(probe, _DEVICES[impl] if devices is None else devices, dtypes)
 
 
 def _always() -> tuple[bool, str]:
@@ -56,25 +79,30 @@ def declare(op: str) -> None:
     offer(op, "reference", _always)
 
 
-def _availability(op: str, impl: str, device_type: str | None) -> tuple[bool, str]:
+def _availability(
+    op: str, impl: str, device_type: str | None = None, dtypes: tuple[torch.dtype, ...] = ()
+) -> tuple[bool, str]:
     if impl not in _offered[op]:
         why = why_not_built(impl)
         return False, f"no {impl} kernel for {op} is installed" + (f" ({why})" if why else "")
-    probe, devices = _offered[op][impl]
-    if device_type is not None and devices and device_type not in devices:
-        return False, f"the {impl} kernel runs on {' and '.join(devices)} tensors, these are on {device_type}"
-    return probe()
+    offered = _offered[op][impl]
+    if device_type is not None and offered.devices and device_type not in offered.devices:
+        return False, f"the {impl} kernel runs on {' and '.join(offered.devices)} tensors, these are on {device_type}"
+    for dtype in dtypes:
+        if offered.dtypes and dtype not in offered.dtypes:
+            return False, f"the {impl} kernel takes {', '.join(map(str, offered.dtypes))}; got {dtype}"
+    return offered.probe()
 
 
-def select(op: str, impl: str, device_type: str) -> str:
-    """The implementation that runs for these tensors; records what "auto" chose.
+def select(op: str, impl: str, device_type: str, *dtypes: torch.dtype) -> str:
+    """The implementation that runs for tensors of this device and these dtypes; records what "auto" chose.
 
     Raises `ValueError` for an unknown name and `RuntimeError` for one that cannot run.
     """
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{op}: impl must be one of {('auto', *reversed(IMPLEMENTATIONS))}; got {impl!r}")
     if impl != "auto":
-        can_run, reason = _availability(op, impl, device_type)
+        can_run, reason = _availability(op, impl, device_type, dtypes)
         if not can_run:
             raise RuntimeError(
                 f'{op}: impl="{impl}" cannot run: {reason}. '
@@ -82,7 +110,7 @@ def select(op: str, impl: str, device_type: str) -> str:
             )
         return impl
     for candidate in IMPLEMENTATIONS:
-        if candidate in _offered[op] and _availability(op, candidate, device_type)[0]:
+        if candidate in _offered[op] and _availability(op, candidate, device_type, dtypes)[0]:
             _chosen[op] = candidate
             return candidate
     raise RuntimeError(f"{op}: no implementation can run on {device_type} tensors")
@@ -111,6 +139,6 @@ def status() -> Status:
     for op in sorted(_offered):
         table[op] = {}
         for impl in reversed(IMPLEMENTATIONS):
-            can_run, reason = _availability(op, impl, None)
+            can_run, reason = _availability(op, impl)
             table[op][impl] = {"available": can_run, "reason": reason}
     return table

@@ -102,7 +102,7 @@ def sample_support(
     if row_keys_N is None:
         row_keys_N = torch.arange(logits_NV.shape[0], device=logits_NV.device)
     check_row_vector(op, "row_keys_N", row_keys_N, logits_NV, integer=True)
-    select(op, impl, logits_NV.device.type)
+    select(op, impl, logits_NV.device.type, logits_NV.dtype)
     seed = (seed + 2**63) % 2**64 - 2**63
     found: tuple[Tensor, Tensor] = _sample_support_op(logits_NV.detach(), k, method, t, seed, row_keys_N, limit)
     return found

@@ -91,7 +91,7 @@ def sparse_distill_loss(
     for i, p in enumerate(params):
         if not isinstance(p, Tensor):
             raise TypeError(f"{op}: params must be a sequence of tensors; entry {i} is a {type(p).__name__}")
-    select(op, impl, hidden_ND.device.type)
+    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     # Detached views: the walk runs inside forward, where no graph may be recorded through them.
     head = Head(
         weight_VD.detach(),

@@ -114,7 +114,7 @@ def sparse_kl(
     _check_teacher(op, logits_NV, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
-    select(op, impl, logits_NV.device.type)
+    select(op, impl, logits_NV.device.type, logits_NV.dtype)
     support = support_logits(logits_NV, ids_NK, temperatures=(t,), impl="reference")
     return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, logits_NV.shape[1]), reduction)
 
@@ -160,7 +160,7 @@ def linear_sparse_kl(
     _check_teacher(op, hidden_ND, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
-    select(op, impl, hidden_ND.device.type)
+    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     vocabulary = weight_VD.shape[0]
 
     def rebuild(hidden: Tensor, weight: Tensor, bias_V: Tensor | None) -> Tensor:

@@ -97,7 +97,7 @@ def linear_support_logits(
         check_row_vector(op, "labels_N", labels_N, hidden_ND, integer=True)
     checked = check_temperatures(op, temperatures)
     extras = check_extras(op, extras)
-    select(op, impl, hidden_ND.device.type)
+    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     flags = ("mean" in extras, "entropy" in extras, "top1" in extras)
     found = linear_support_logits_op(
         hidden_ND, weight_VD, bias, ids_NK, labels_N, list(checked), softcap, float(logit_scale), *flags
@@ -141,7 +141,7 @@ def support_logits(
         check_device(op, "labels_N", labels_N, logits_NV)
     checked = check_temperatures(op, temperatures)
     extras = check_extras(op, extras)
-    select(op, impl, logits_NV.device.type)
+    select(op, impl, logits_NV.device.type, logits_NV.dtype)
     flags = ("mean" in extras, "entropy" in extras, "top1" in extras)
     found = support_logits_op(logits_NV, ids_NK, labels_N, list(checked), *flags)
     return _result(found, ids_NK, labels_N, checked, extras)

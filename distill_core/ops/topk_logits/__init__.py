@@ -50,7 +50,7 @@ def topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
     check_k(op, k, limit)
-    select(op, impl, logits_NV.device.type)
+    select(op, impl, logits_NV.device.type, logits_NV.dtype)
     ids_NK, top_NK, tail_NT = topk_logits_op(logits_NV.detach(), k, list(checked), limit)
     return TopK(ids_NK, top_NK, tail_NT, checked)
 
@@ -87,7 +87,7 @@ def linear_topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, weight_VD.shape[0])
     check_k(op, k, limit)
-    select(op, impl, hidden_ND.device.type)
+    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     ids_NK, top_NK, tail_NT = linear_topk_logits_op(
         hidden_ND.detach(),
         weight_VD.detach(),

@@ -1,0 +1,5 @@
+// All kernels, in the namespace DISTILL_ISA of the instruction set that the including file has chosen.
+namespace distill::DISTILL_ISA {
+#include "lanes.inl"
+#include "convert.inl"
+}  // namespace distill::DISTILL_ISA
