@@ -18,6 +18,7 @@ from torch import Tensor
 from ..buffers import fresh
 from ..head import Head, WeightGradient, compute_dtype
 from ..row_chunks import default_rows, row_chunks
+from .native_tile import NativeTile
 from .reference import Statistics
 from .tile import Cotangents, Tile
 
@@ -94,10 +95,11 @@ class Request(NamedTuple):
     logit_scale: float = 1.0
     impl: str = "reference"
 
-    def tile(self, z_CV: Tensor, rows: slice) -> Tile:
+    def tile(self, z_CV: Tensor, rows: slice) -> Tile | NativeTile:
         """The tile of these rows."""
         labels_C = None if self.labels_N is None else self.labels_N[rows]
-        return Tile(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
+        kind = NativeTile if self.impl == "cpu" else Tile
+        return kind(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
 
 
 def empty_statistics(source: Source, request: Request) -> Statistics:
