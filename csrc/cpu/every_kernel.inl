@@ -2,4 +2,6 @@
 namespace distill::DISTILL_ISA {
 #include "lanes.inl"
 #include "convert.inl"
+#include "row_sums.inl"
+#include "row_gradients.inl"
 }  // namespace distill::DISTILL_ISA
