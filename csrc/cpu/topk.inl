@@ -124,9 +124,9 @@ DISTILL_INLINE float block_total(Lanes x) {
 
 // One bit per lane of a comparison.
 DISTILL_INLINE uint32_t lanes_set(Ints mask) {
-#if defined(__AVX512F__)
+#if DISTILL_LANES == 16
   return _mm512_movepi32_mask(bits<__m512i>(mask));
-#elif defined(__AVX2__)
+#elif DISTILL_LANES == 8
   return uint32_t(_mm256_movemask_ps(bits<__m256>(mask)));
 #elif defined(__SSE2__)
   return uint32_t(_mm_movemask_ps(bits<__m128>(mask)));
