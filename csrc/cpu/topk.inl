@@ -100,27 +100,44 @@ DISTILL_INLINE Lanes exp_of_gap(Lanes x) {
   return bits<Lanes>(bits<Words>(p) + (bits<Words>(shifted) << 23));
 }
 
-// `highest` and `total` by halving: the sweep calls them once per block.
-#if defined(__clang__)
-DISTILL_INLINE float block_highest(Lanes x) { return highest(x); }
-DISTILL_INLINE float block_total(Lanes x) { return total(x); }
-#else
-DISTILL_INLINE Lanes other_half(Lanes x, int half) {
-  Ints order;
-  for (int i = 0; i < W; ++i) order[i] = i ^ half;
-  return __builtin_shuffle(x, order);
-}
-DISTILL_INLINE float block_highest(Lanes x) {
-#pragma GCC unroll 4
-  for (int half = W / 2; half; half /= 2) x = larger(x, other_half(x, half));
+// `highest` and `total` by halving in registers: the sweep calls them once per block.
+typedef float Lanes4 __attribute__((vector_size(16)));
+typedef float Lanes8 __attribute__((vector_size(32)));
+
+template <class Op>
+DISTILL_INLINE float fold(Lanes4 x, Op op) {
+  x = op(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));
+  x = op(x, __builtin_shufflevector(x, x, 1, 0, 3, 2));
   return x[0];
 }
-DISTILL_INLINE float block_total(Lanes x) {
-#pragma GCC unroll 4
-  for (int half = W / 2; half; half /= 2) x = x + other_half(x, half);
-  return x[0];
+template <class Op>
+DISTILL_INLINE float fold(Lanes8 x, Op op) {
+  return fold(op(__builtin_shufflevector(x, x, 0, 1, 2, 3), __builtin_shufflevector(x, x, 4, 5, 6, 7)), op);
+}
+#if DISTILL_LANES == 16
+template <class Op>
+DISTILL_INLINE float fold(Lanes x, Op op) {
+  return fold(op(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
+                 __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)), op);
 }
 #endif
+struct Larger {
+  template <class V>
+  inline __attribute__((always_inline)) V operator()(V a, V b) const { return a > b ? a : b; }
+};
+struct Plus {
+  template <class V>
+  inline __attribute__((always_inline)) V operator()(V a, V b) const { return a + b; }
+};
+DISTILL_INLINE float block_highest(Lanes x) { return fold(x, Larger{}); }
+DISTILL_INLINE float block_total(Lanes x) { return fold(x, Plus{}); }
+
+DISTILL_INLINE Ints counting_from(int64_t first) {
+  static const int32_t up[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Ints id;
+  std::memcpy(&id, up, sizeof id);
+  return id + int32_t(first);
+}
 
 // One bit per lane of a comparison.
 DISTILL_INLINE uint32_t lanes_set(Ints mask) {
@@ -271,8 +288,7 @@ struct Rest {
 };
 
 DISTILL_INLINE Ints is_left(Rest rest, Lanes v, int64_t first_id) {
-  Ints id;
-  for (int i = 0; i < W; ++i) id[i] = int32_t(first_id) + i;
+  const Ints id = counting_from(first_id);
   return (v < rest.last_value) | ((v == rest.last_value) & (id > rest.last_id));
 }
 
