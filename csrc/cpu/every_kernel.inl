@@ -4,4 +4,5 @@ namespace distill::DISTILL_ISA {
 #include "convert.inl"
 #include "row_sums.inl"
 #include "row_gradients.inl"
+#include "topk.inl"
 }  // namespace distill::DISTILL_ISA

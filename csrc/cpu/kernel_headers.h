@@ -16,3 +16,4 @@
 #include "element_types.h"
 #include "convert.h"
 #include "support_rows.h"
+#include "topk.h"
