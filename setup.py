@@ -107,7 +107,7 @@ def cpu() -> Extension:
     files = sources("cpu")
     compiler()
     torch_build = cpp_extension()
-    flags = [*CXX_FLAGS, *STABLE_ABI, "-Wno-psabi"]
+    flags = [*CXX_FLAGS, *STABLE_ABI, "-Wno-psabi", "-Wno-maybe-uninitialized"]  # g++ 12 misreads its own headers
     return torch_build.CppExtension(
         "distill_core._C", files, py_limited_api=True, extra_compile_args=flags, depends=headers("cpu")
     )
