@@ -3,4 +3,5 @@ namespace distill::DISTILL_ISA {
 #include "lanes.inl"
 #include "convert.inl"
 #include "topk.inl"
+#include "sample.inl"
 }  // namespace distill::DISTILL_ISA

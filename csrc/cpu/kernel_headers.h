@@ -16,3 +16,4 @@
 #include "element_types.h"
 #include "convert.h"
 #include "topk.h"
+#include "sample.h"
