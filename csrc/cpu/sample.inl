@@ -1,11 +1,12 @@
 // Sampling a support. The mathematics is that of distill_core/ops/sample_support/reference.py; all that decides which
 // entries are drawn is computed in fp64, in an order and with roundings that are the same for every instruction set: in
-// eight lanes whatever the register holds, and without fused multiply-adds.
+// eight partial sums whatever a register holds, and without fused multiply-adds.
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 
-typedef double Doubles __attribute__((vector_size(64)));
-typedef uint64_t Longs __attribute__((vector_size(64)));
+typedef double Doubles __attribute__((vector_size(W * 4)));
+typedef uint64_t Longs __attribute__((vector_size(W * 4)));
+constexpr int DOUBLES = W / 2;  // in a register
 
 // exp of x <= 0 within 1e-14; 0 below -708, where fp64 runs out of normal numbers.
 DISTILL_INLINE Doubles exponential(Doubles x) {
@@ -74,23 +75,28 @@ static void fill_masses(const MassLine<T>& line, int64_t start, int64_t& next, d
   for (int64_t i = 0; i < MASS_BLOCK; i += W)
     store(wide + i, i < n ? load_or_fill(x, i, n) : all(-std::numeric_limits<float>::infinity()));
   const double inv = 1 / line.temperature, top = line.top, scale = line.scale;
-  for (int64_t i = 0; i < MASS_BLOCK; i += 8) {
-    Lanes8 v;
-    std::memcpy(&v, wide + i, sizeof v);
-    const Doubles mass = exponential((__builtin_convertvector(v, Doubles) - top) * inv) * scale;
-    std::memcpy(masses + i, &mass, sizeof mass);
+#pragma omp simd
+  for (int64_t i = 0; i < MASS_BLOCK; ++i) masses[i] = (double(wide[i]) - top) * inv;
+  for (int64_t i = 0; i < MASS_BLOCK; i += DOUBLES) {
+    Doubles m;
+    std::memcpy(&m, masses + i, sizeof m);
+    m = exponential(m) * scale;
+    std::memcpy(masses + i, &m, sizeof m);
   }
   for (; next < line.count && ordered_id(line.order[next]) < start + MASS_BLOCK; ++next)
     masses[ordered_id(line.order[next]) - start] = own_mass(line, line.order[next]);
 }
 
 DISTILL_INLINE double block_mass(const double* masses) {
-  Doubles sum = {};
-  for (int64_t i = 0; i < MASS_BLOCK; i += 8) {
-    Doubles m;
-    std::memcpy(&m, masses + i, sizeof m);
-    sum += m;
-  }
+  Doubles parts[8 / DOUBLES] = {};
+  for (int64_t i = 0; i < MASS_BLOCK; i += 8)
+    for (int j = 0; j < 8 / DOUBLES; ++j) {
+      Doubles m;
+      std::memcpy(&m, masses + i + j * DOUBLES, sizeof m);
+      parts[j] += m;
+    }
+  double sum[8];
+  std::memcpy(sum, parts, sizeof sum);
   return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
