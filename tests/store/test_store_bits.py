@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill_core.store import bits
+from distill_core.store.coding import NUMPY
 
 SMALL = st.lists(st.integers(0, 3000), max_size=70)
 
@@ -29,8 +30,8 @@ def test_fixed_width_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(values=st.lists(st.integers(-(1 << 24), 1 << 24), max_size=40), rest=st.binary(max_size=3))
 def test_offset_round_trip_leaves_what_follows(values: list[int], rest: bytes) -> None:
-    blob = bits.pack_offset(np.array(values, dtype=np.int64)) + rest
-    decoded, left = bits.unpack_offset(memoryview(blob), len(values))
+    blob = NUMPY.pack_offset(np.array(values, dtype=np.int64)) + rest
+    decoded, left = NUMPY.unpack_offset(memoryview(blob), len(values))
     assert decoded.tolist() == values and bytes(left) == rest
 
 
