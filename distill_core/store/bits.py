@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-MAX_RICE = 1 << 48
+MAX_RICE = 1 << 40
 """Rice codes take integers below it."""
 
 _BLOCK_VALUES = 1 << 18
@@ -31,6 +31,7 @@ def pack_fixed(values: Ints, width: int) -> bytes:
     >>> pack_fixed(np.array([1, 2, 3]), 2).hex()
     '39'
     """
+    _check_width(width)
     if width == 0 or values.size == 0:
         return b""
     if width in (8, 16, 32):
@@ -50,6 +51,7 @@ def unpack_fixed(blob: memoryview, width: int, count: int) -> Ints:
     >>> unpack_fixed(memoryview(bytes.fromhex("39")), 2, 3)
     array([1, 2, 3])
     """
+    _check_width(width)
     if width == 0 or count == 0:
         return np.zeros(count, dtype=np.int64)
     n_bytes = fixed_bytes(width, count)
@@ -115,8 +117,8 @@ def pack_rice(values: Ints) -> bytes:
     """
     if values.size == 0:
         return b""
-    if int(values.max()) >= MAX_RICE:
-        raise ValueError(f"a value of {int(values.max())} has no Rice code; expected less than 2^48")
+    if int(values.min()) < 0 or int(values.max()) >= MAX_RICE:
+        raise ValueError(f"values go from {int(values.min())} to {int(values.max())}; expected 0 to 2^40 - 1")
     costs = [values.size * (r + 1) + int((values >> r).sum()) for r in range(32)]
     r = int(np.argmin(costs))
     return bytes([r]) + pack_fixed(values & ((1 << r) - 1), r) + pack_unary(values >> r)
@@ -135,7 +137,7 @@ def unpack_rice(blob: memoryview, count: int) -> tuple[Ints, memoryview]:
     low = unpack_fixed(blob[1:start], r, count)
     high, rest = unpack_unary(blob[start:], count)
     if int(high.max()) >= MAX_RICE >> r:
-        raise ValueError("a Rice code holds a value of 2^48 or more")
+        raise ValueError("a Rice code holds a value of 2^40 or more")
     return (high << r) | low, rest
 
 
@@ -143,6 +145,8 @@ def pack_unary(values: Ints) -> bytes:
     """Each value as that many 0 bits and a 1."""
     if values.size == 0:
         return b""
+    if int(values.min()) < 0:
+        raise ValueError(f"values go from {int(values.min())}; expected 0 or more")
     ends = np.cumsum(values + 1)
     bits = np.zeros(int(ends[-1]), dtype=np.uint8)
     bits[ends - 1] = 1
@@ -183,3 +187,8 @@ def segment_cumsum(values: Ints, counts: Ints) -> Ints:
 def rank_in_segment(counts: Ints) -> Ints:
     """0, 1, 2, ... anew in each segment of the flat array."""
     return np.arange(int(counts.sum())) - np.repeat(segment_starts(counts), counts)
+
+
+def _check_width(width: int) -> None:
+    if not 0 <= width <= 32:
+        raise ValueError(f"values of {width} bits; expected 0 to 32")

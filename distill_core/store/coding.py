@@ -7,11 +7,12 @@ describe; the two codes below are built from those.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
@@ -58,8 +59,6 @@ class Codec:
         if len(blob) < _OFFSET_HEADER.size:
             raise ValueError(f"{count} values are missing")
         width, low = _OFFSET_HEADER.unpack_from(blob)
-        if width > 32:
-            raise ValueError(f"values of {width} bits; expected at most 32")
         end = _OFFSET_HEADER.size + bits.fixed_bytes(width, count)
         return self.unpack_fixed(blob[_OFFSET_HEADER.size : end], width, count) + low, blob[end:]
 
@@ -91,13 +90,18 @@ NUMPY = Codec(
 )
 
 
-@cache
+_chosen: Codec | None = None
+
+
 def active() -> Codec:
     """The codec in use: the compiled one where it was built."""
-    try:
-        return compiled()
-    except StoreError:
-        return NUMPY
+    global _chosen
+    if _chosen is None:
+        try:
+            _chosen = compiled()
+        except StoreError:
+            _chosen = NUMPY
+    return _chosen
 
 
 def codec_in_use() -> str:
@@ -107,6 +111,25 @@ def codec_in_use() -> str:
     True
     """
     return active().name
+
+
+@contextmanager
+def using(name: Literal["numpy", "compiled"]) -> Iterator[Codec]:
+    """Use one codec in a block, in all threads; for tests and benchmarks, as the bytes are the same.
+
+    Raises:
+        StoreError: ``compiled`` was not built, saying why.
+
+    >>> with using("numpy") as codec:
+    ...     codec_in_use()
+    'numpy'
+    """
+    global _chosen
+    before, _chosen = _chosen, NUMPY if name == "numpy" else compiled()
+    try:
+        yield _chosen
+    finally:
+        _chosen = before
 
 
 def compiled() -> Codec:
@@ -124,13 +147,13 @@ def compiled() -> Codec:
         ) from error
     return Codec(
         "compiled",
-        native.pack_fixed,
+        _pack_fixed(native),
         _unpack_fixed(native),
-        native.pack_unary,
+        _packer(native.pack_unary),
         _unpacker(native.unpack_unary),
-        native.pack_rice,
+        _packer(native.pack_rice),
         _unpacker(native.unpack_rice),
-        native.pack_octaves,
+        _packer(native.pack_octaves),
         _unpacker(native.unpack_octaves),
     )
 
@@ -143,6 +166,22 @@ def finished(rest: memoryview, column: str) -> None:
     """
     if len(rest):
         raise ValueError(f"column {column!r} goes on for {len(rest)} bytes after its last value")
+
+
+def _plain(values: bits.Ints) -> bits.Ints:
+    return np.ascontiguousarray(values, dtype=np.int64)
+
+
+def _packer(write: Pack) -> Pack:
+    return lambda values: write(_plain(values))
+
+
+def _pack_fixed(native: ModuleType) -> Callable[[bits.Ints, int], bytes]:
+    def pack(values: bits.Ints, width: int) -> bytes:
+        packed: bytes = native.pack_fixed(_plain(values), width)
+        return packed
+
+    return pack
 
 
 def _unpacker(

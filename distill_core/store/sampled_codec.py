@@ -22,6 +22,7 @@ from distill_core.store.coding import Codec, active, finished
 from distill_core.store.meta import STEP_NAT, StoreMeta
 from distill_core.store.rows import RowArrays
 from distill_core.store.topk_codec import (
+    FLOOR_NAT,
     IMPOSSIBLE,
     in_vocabulary,
     leading,
@@ -71,6 +72,8 @@ def decode_threshold(columns: dict[str, memoryview], n_rows: int, meta: StoreMet
     grid_E = unpack_descending(codec, columns["values"], n_head_N)
     tail_N, rest = codec.unpack_offset(columns["tail"], n_rows)
     finished(rest, "tail")
+    if int(tail_N.max(initial=0)) * STEP_NAT > FLOOR_NAT:
+        raise ValueError(f"column 'tail' holds log-odds of {int(tail_N.max()) * STEP_NAT:.6g} nat")
 
     mass_N = np.where(n_sampled_N > 0, np.exp(tail_N * STEP_NAT), 0.0)
     threshold_N = mass_N / np.maximum(n_sampled_N, 1)

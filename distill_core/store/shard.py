@@ -176,7 +176,7 @@ class ShardView:
         for number, field in enumerate(batch.schema):
             if pa.types.is_binary(field.type):
                 value = batch.column(number)[row]
-                columns[field.name] = memoryview(value.as_buffer()) if value.is_valid else None
+                columns[field.name] = memoryview(value.as_buffer()).cast("B") if value.is_valid else None
         n_tokens, n_rows = batch.column("n_tokens")[row].as_py(), batch.column("n_rows")[row].as_py()
         if n_tokens is None or n_rows is None:
             raise damaged(self.path, f"sequence {index} has no length")
