@@ -100,7 +100,14 @@ def codec() -> Extension:
     compiler()
     flags = [*CXX_FLAGS, "-std=c++17"]
     include = [pybind11_include(), "csrc/codec"]
-    return Extension("distill_core._codec", files, include_dirs=include, extra_compile_args=flags, language="c++")
+    return Extension(
+        "distill_core._codec",
+        files,
+        include_dirs=include,
+        extra_compile_args=flags,
+        depends=headers("codec"),
+        language="c++",
+    )
 
 
 def cpu() -> Extension:
