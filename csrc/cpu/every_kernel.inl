@@ -4,4 +4,6 @@ namespace distill::DISTILL_ISA {
 #include "convert.inl"
 #include "row_sums.inl"
 #include "row_gradients.inl"
+#include "topk.inl"
+#include "sample.inl"
 }  // namespace distill::DISTILL_ISA

@@ -16,3 +16,5 @@
 #include "element_types.h"
 #include "convert.h"
 #include "support_rows.h"
+#include "topk.h"
+#include "sample.h"

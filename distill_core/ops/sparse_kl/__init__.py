@@ -5,7 +5,7 @@ Legend: N rows, V vocabulary, D hidden, K support.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from ..head import Head, compute_dtype
 from ..support_logits import SupportLogits, linear_support_logits, support_logits
 from ..support_logits.chunked import LinearSource, Request
 from .linear import LinearSparseKL
+from .native import FusedSparseKL
 from .reference import MODES, REVERSIBLE, row_divergence
 
 __all__ = ["linear_sparse_kl", "sparse_kl"]
@@ -116,9 +117,18 @@ def sparse_kl(
     _check_teacher(op, logits_NV, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
-    select(op, impl, logits_NV.device.type, logits_NV.dtype)
-    support = support_logits(logits_NV, ids_NK, temperatures=(t,), impl="reference")
-    return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, logits_NV.shape[1]), reduction)
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype)
+
+    def rebuild(logits: Tensor) -> Tensor:
+        support = support_logits(logits, ids_NK, temperatures=(t,), impl=cast(Impl, chosen))
+        return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, logits.shape[1]), reduction)
+
+    # A gradient stored in fp16 would underflow before a loss scaler's factor reaches it.
+    if chosen != "cpu" or logits_NV.dtype == torch.float16 or torch.compiler.is_compiling():
+        return rebuild(logits_NV)
+    teacher = (ids_NK, logp_NK, tail_logp_N, mode, direction == "reverse", t)
+    loss: Tensor = FusedSparseKL.apply(logits_NV, teacher, reduction, torch.is_grad_enabled(), rebuild)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def linear_sparse_kl(
