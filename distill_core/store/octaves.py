@@ -37,7 +37,7 @@ def pack_octaves(values: bits.Ints) -> bytes:
     """Pack integers from 0 to 2^32 - 1; an empty array takes no byte.
 
     >>> pack_octaves(np.array([5, 5, 5, 9])).hex()
-    '090000010001010000000801'
+    '090000100001010000000801'
     """
     if values.size == 0:
         return b""
