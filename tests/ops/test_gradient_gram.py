@@ -125,7 +125,7 @@ def test_nan_is_not_hidden():
         (0, torch.zeros(4, 6), ValueError, r"acts_a must be \[samples, positions, width\].*unsqueeze"),
         (0, torch.zeros(4, 5, 6, dtype=torch.int64), TypeError, "floating point"),
         (0, [1.0], TypeError, "must be a torch.Tensor; got list"),
-        (1, torch.zeros(4, 4, 7), ValueError, "samples and positions must"),
+        (1, torch.zeros(4, 4, 7), ValueError, "samples and positions "),
         (2, torch.zeros(3, 2, 5), ValueError, "differ in the last dimension"),
         (3, torch.zeros(3, 2, 8), ValueError, "differ in the last dimension"),
     ],

@@ -16,7 +16,7 @@ from distill_core.ops.gradient_match.ops import (
     gradient_match_op,
 )
 
-IMPLS = ("reference",)
+IMPLS = ("reference", "cpu")
 DISTANCES = ("cosine", "l2", "l2+l1")
 GROUPS = ("row", "tensor", "global")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -108,10 +109,10 @@ def test_pieces_with_an_offset_add_up(impl):
         edges = [0, *cuts, 5000]
         parts = [
             ops.random_projection(x[:, a:b], 96, seed=4, feature_offset=10 + a, impl=impl)
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
         ]
         torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-4)
-        listed = [x[:, a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        listed = [x[:, a:b] for a, b in itertools.pairwise(edges)]
         joined = ops.random_projection(listed, 96, seed=4, feature_offset=10, impl=impl)
         torch.testing.assert_close(joined, whole, rtol=1e-6, atol=1e-5)
 

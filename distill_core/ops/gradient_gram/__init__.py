@@ -48,8 +48,8 @@ def _check_side(side: str, acts: Tensor, grads: Tensor) -> None:
             raise TypeError(f"{OP}: {name} must be floating point; got {x.dtype}")
     if acts.shape[:2] != grads.shape[:2]:
         raise ValueError(
-            f"{OP}: acts_{side} is {list(acts.shape)} and grads_{side} is {list(grads.shape)}: samples and positions must "
-            f"be equal"
+            f"{OP}: acts_{side} is {list(acts.shape)} and grads_{side} is {list(grads.shape)}: samples and positions "
+            f"must be equal"
         )
     check_device(OP, f"grads_{side}", grads, acts)
 
@@ -81,8 +81,8 @@ def gradient_gram(acts_a: Tensor, grads_a: Tensor, acts_b: Tensor, grads_b: Tens
     _check_side("b", acts_b, grads_b)
     if acts_a.shape[2] != acts_b.shape[2] or grads_a.shape[2] != grads_b.shape[2]:
         raise ValueError(
-            f"{OP}: both sides must be of one layer: acts_a {list(acts_a.shape)} and acts_b {list(acts_b.shape)}, grads_a "
-            f"{list(grads_a.shape)} and grads_b {list(grads_b.shape)} differ in the last dimension"
+            f"{OP}: both sides must be of one layer: acts_a {list(acts_a.shape)} and acts_b {list(acts_b.shape)}, "
+            f"grads_a {list(grads_a.shape)} and grads_b {list(grads_b.shape)} differ in the last dimension"
         )
     check_device(OP, "acts_b", acts_b, acts_a)
     tensors = (acts_a, grads_a, acts_b, grads_b)

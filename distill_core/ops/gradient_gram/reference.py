@@ -9,7 +9,6 @@ Legend: I, J samples of a tile; S, T positions; D input width, O output width; A
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..head import compute_dtype

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from ...shapes import Scalar
+from .. import cpu_library
 from ..arguments import check_choice, check_device
-from ..dispatch import Impl, declare, select
+from ..dispatch import Impl, declare, offer, select
 from .ops import gradient_match_op
 
 __all__ = ["gradient_match"]
 
 OP = "gradient_match"
 declare(OP)
+offer(OP, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 def _check_list(name: str, tensors: Sequence[Tensor]) -> None:

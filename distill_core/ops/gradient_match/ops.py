@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..autocast import exact_arithmetic
 from ..head import compute_dtype
-from . import reference
+from . import native, reference
 from .reference import Rule, statistics_rows
 
 _LISTS = "Tensor[] synthetic, Tensor[] real"
@@ -29,8 +29,6 @@ def gradient_match_op(
     """The distance, and per row what the backward pass needs."""
     *options, impl = rest
     if impl == "cpu":
-        from . import native
-
         return native.forward(synthetic, real, weights, Rule(*options))
     with exact_arithmetic(synthetic[0]):
         return reference.forward(synthetic, real, weights, Rule(*options))
@@ -54,8 +52,6 @@ def gradient_match_backward_op(
     """Gradient of all synthetic tensors in one flat tensor."""
     *options, impl = rest
     if impl == "cpu":
-        from . import native
-
         return native.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
     with exact_arithmetic(upstream):
         return reference.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
@@ -85,7 +81,7 @@ def _(upstream: Tensor, synthetic: list[Tensor], *rest: Any) -> tuple[Tensor, Te
 
 
 def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = flat.split([x.numel() for x in like])
+    parts = flat.split_with_sizes([x.numel() for x in like])
     return [part.view(x.shape) for part, x in zip(parts, like, strict=True)]
 
 

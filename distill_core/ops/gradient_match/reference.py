@@ -125,7 +125,7 @@ def _spread(per_row: Tensor, a: Tensors, group: str) -> list[Tensor]:
     """One [rows, 1] column per tensor."""
     if group == "global":
         return [per_row[:, None]] * len(a)
-    return [column[:, None] for column in per_row.split(row_counts(a, group))]
+    return [column[:, None] for column in per_row.split_with_sizes(row_counts(a, group))]
 
 
 def backward(
@@ -133,7 +133,7 @@ def backward(
 ) -> Tensor:
     """Gradient of all synthetic tensors, flattened one after the other."""
     flat = a[0].new_empty(sum(x.numel() for x in a))
-    into = flat.split([x.numel() for x in a])
+    into = flat.split_with_sizes([x.numel() for x in a])
     g = upstream.double()
     if rule.distance != "cosine":
         for x, y, w, part in zip(a, b, weights, into, strict=True):
@@ -141,7 +141,8 @@ def backward(
             slope = 2 * difference + (difference.sign() if rule.distance == "l2+l1" else 0)
             part.copy_(g * w * slope)
         return flat
-    c = coefficients(*statistics.double().unbind(1), rule)
+    cosine, na, nb = statistics.double().unbind(1)
+    c = coefficients(cosine, na, nb, rule)
     alphas, betas = _spread(c.alpha, a, rule.group), _spread(c.beta, a, rule.group)
     for x, y, w, part, alpha, beta in zip(a, b, weights, into, alphas, betas, strict=True):
         slope = alpha * as_rows(y, rule.group).double() + beta * as_rows(x, rule.group).double()
@@ -154,9 +155,9 @@ def double_backward(
 ) -> tuple[Tensor, Tensor]:
     """Derivatives of `<x, backward(...)>` by `upstream` and by the synthetic tensors (flattened)."""
     sizes = [p.numel() for p in a]
-    cotangents = [part.view(p.shape) for part, p in zip(x.split(sizes), a, strict=True)]
+    cotangents = [part.view(p.shape) for part, p in zip(x.split_with_sizes(sizes), a, strict=True)]
     flat = a[0].new_empty(sum(sizes))
-    into = flat.split(sizes)
+    into = flat.split_with_sizes(sizes)
     g = upstream.double()
     if rule.distance != "cosine":
         total = g.new_zeros(())

@@ -67,9 +67,9 @@ def random_projection(
     """Project each sample's features onto `dim` random directions, `x S / sqrt(dim)`. Not differentiable.
 
     S is [features, dim] of independent signs (Achlioptas 2003), so `E[<y_i, y_j>] = <x_i, x_j>` with variance at most
-    `(|x_i|^2 |x_j|^2 + <x_i, x_j>^2) / dim`. A sign depends on `(seed, feature_offset + position, column)` alone: not on
-    device, threads, chunks, or how features are divided into tensors, and fewer columns are a prefix of more, up to the
-    factor. Projections of pieces, each with its `feature_offset`, add up to the projection of the whole (the signs are
+    `(|x_i|^2 |x_j|^2 + <x_i, x_j>^2) / dim`. A sign depends on `(seed, feature_offset + position, column)` alone: not
+    on device, threads, chunks, or how features are divided into tensors, and fewer columns are a prefix of more, up to
+    the factor. Projections of pieces, each with its `feature_offset`, add up to the projection of the whole (signs are
     equal bit for bit, the sums up to rounding).
 
     Args:

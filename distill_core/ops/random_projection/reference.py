@@ -49,4 +49,5 @@ def project(tensors_nF: Sequence[Tensor], dim: int, seed: int, feature_offset: i
             features_C = torch.arange(x_nC.shape[1], device=first.device) + (feature_offset + start)
             sum_nP += x_nC @ signs(features_C, dim, seed, torch.float64)
         feature_offset += x_nF.shape[1]
-    return (sum_nP * dim**-0.5).to(compute_dtype(*tensors_nF))
+    scale: float = dim**-0.5
+    return (sum_nP * scale).to(compute_dtype(*tensors_nF))
