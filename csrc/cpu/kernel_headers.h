@@ -16,3 +16,6 @@
 #include "element_types.h"
 #include "convert.h"
 #include "gradient_match.h"
+#include "random_projection.h"
+#include "support_rows.h"
+#include "topk.h"

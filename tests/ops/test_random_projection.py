@@ -14,7 +14,7 @@ from distill_core import ops
 from distill_core.ops.random_projection import random_projection_op
 from distill_core.ops.random_projection.reference import signs
 
-IMPLS = ("reference",)
+IMPLS = ("reference", "cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from ..arguments import check_choice, check_device
 from ..autocast import exact_arithmetic
-from ..dispatch import Impl, declare, select
+from .. import cpu_library
+from ..dispatch import Impl, declare, offer, select
 from ..head import compute_dtype
-from . import reference
+from . import native, reference
 
 __all__ = ["random_projection"]
 
 OP = "random_projection"
 declare(OP)
+offer(OP, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 @torch.library.custom_op(
@@ -28,6 +30,8 @@ declare(OP)
 )
 def random_projection_op(tensors: list[Tensor], dim: int, seed: int, feature_offset: int, impl: str) -> Tensor:
     """[n, dim] of matrices [n, F_i] side by side."""
+    if impl == "cpu":
+        return native.project(tensors, dim, seed, feature_offset)
     with exact_arithmetic(tensors[0]):
         return reference.project(tensors, dim, seed, feature_offset)
 
