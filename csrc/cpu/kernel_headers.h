@@ -19,3 +19,4 @@
 #include "random_projection.h"
 #include "support_rows.h"
 #include "topk.h"
+#include "sample.h"
