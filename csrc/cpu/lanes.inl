@@ -12,9 +12,6 @@ typedef uint32_t Words __attribute__((vector_size(W * 4)));
 typedef uint16_t Halves __attribute__((vector_size(W * 2)));
 
 DISTILL_INLINE Lanes all(float x) { return x - Lanes{}; }
-DISTILL_INLINE Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }   // b where a is NaN
-DISTILL_INLINE Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }  // b where a is NaN
-
 template <class To, class From>
 DISTILL_INLINE To bits(From x) {
   static_assert(sizeof(To) == sizeof(From), "same size");
@@ -22,6 +19,18 @@ DISTILL_INLINE To bits(From x) {
   std::memcpy(&y, &x, sizeof y);
   return y;
 }
+
+// b where one of them is NaN, as a > b ? a : b and a < b ? a : b have it; g++ makes two instructions of those.
+#if DISTILL_LANES == 16
+DISTILL_INLINE Lanes larger(Lanes a, Lanes b) { return bits<Lanes>(_mm512_max_ps(bits<__m512>(a), bits<__m512>(b))); }
+DISTILL_INLINE Lanes smaller(Lanes a, Lanes b) { return bits<Lanes>(_mm512_min_ps(bits<__m512>(a), bits<__m512>(b))); }
+#elif DISTILL_LANES == 8
+DISTILL_INLINE Lanes larger(Lanes a, Lanes b) { return bits<Lanes>(_mm256_max_ps(bits<__m256>(a), bits<__m256>(b))); }
+DISTILL_INLINE Lanes smaller(Lanes a, Lanes b) { return bits<Lanes>(_mm256_min_ps(bits<__m256>(a), bits<__m256>(b))); }
+#else
+DISTILL_INLINE Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+DISTILL_INLINE Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }
+#endif
 
 DISTILL_INLINE Halves load_halves(const void* p) {
   Halves h;

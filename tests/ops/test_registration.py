@@ -8,6 +8,7 @@ import torch
 from distill_core import ops
 from distill_core.ops import dispatch
 from distill_core.ops.sample_support import _sample_support_op
+from distill_core.ops.sparse_kl.native import sparse_kl_rows_op
 from distill_core.ops.support_logits import linear_op, logits_op
 from distill_core.ops.topk_logits.ops import linear_topk_logits_op, topk_logits_op
 
@@ -65,6 +66,15 @@ def test_opcheck_support_logits_all_orders(make_problem, impl, dtype):
 
 
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_opcheck_sparse_kl_rows(make_problem):
+    assert dispatch.status()["sparse_kl"]["cpu"]["available"]
+    p = make_problem(n=5, v=9)
+    z = p.dense().detach().float()
+    logp = torch.full(p.ids_NK.shape, -3.0)
+    opcheck(sparse_kl_rows_op, (z, p.ids_NK, logp, None, "tail", False, 1.5, 0.2, True))
+    opcheck(sparse_kl_rows_op, (z.bfloat16(), p.ids_NK, logp, logp[:, 0], "weights", False, 1.0, 1.0, False))
+
+
 def test_opcheck_teacher_side(make_problem, impl):
     p = make_problem(dtype=torch.float32)
     hidden, weight, bias = (x.detach() for x in p.inputs)

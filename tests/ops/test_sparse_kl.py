@@ -80,6 +80,83 @@ def test_value_and_gradient_equal_the_formula(make_problem, mode, direction, t):
 
 
 @cases
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("with_tail", [True, False])
+def test_native_error_is_at_most_twice_torchs(make_problem, mode, direction, dtype, reduction, with_tail):
+    """impl="cpu" against fp64, beside plain torch in the same dtype; the upstream gradient is not 1."""
+    p = make_problem(v=203, k=7, spread=2.0)
+    _, logp, tail = teacher(p)
+    z = p.dense().detach().to(dtype)
+    options = {"tail_logp_N": tail if with_tail else None, "mode": mode, "direction": direction, "temperature": 1.5}
+
+    def run(logits, impl):
+        x = logits.clone().requires_grad_()
+        loss = ops.sparse_kl(x, p.ids_NK, logp, reduction=reduction, impl=impl, **options)
+        upstream = torch.linspace(-1, 2, 11) if reduction == "none" else torch.tensor(0.3)
+        (g,) = torch.autograd.grad(loss, x, upstream.to(loss.dtype))
+        with torch.no_grad():
+            assert torch.equal(ops.sparse_kl(x, p.ids_NK, logp, reduction=reduction, impl=impl, **options), loss)
+        return loss.detach(), g
+
+    truth, ours, plain = run(z.double(), "reference"), run(z, "cpu"), run(z, "reference")
+    assert ours[0].dtype == torch.float32 and ours[1].dtype == dtype
+    for want, found, torchs in zip(truth, ours, plain, strict=True):
+        allowed = 2 * (torchs.double() - want).abs().max() + 1e-6 * want.abs().max().clamp_min(1)
+        assert (found.double() - want).abs().max() <= allowed
+
+
+@cases
+def test_native_finite_difference_and_second_derivative(make_problem, mode, direction):
+    """The value's finite difference is the gradient returned; create_graph gives the fp64 second derivative."""
+    p = make_problem(v=29, spread=1.0)
+    _, logp, tail = teacher(p)
+    z = p.dense().detach().float()
+    along = torch.randn(z.shape)
+
+    def loss(x, impl="cpu"):
+        return ops.sparse_kl(x, p.ids_NK, logp, tail_logp_N=tail, mode=mode, direction=direction, impl=impl)
+
+    x = z.clone().requires_grad_()
+    (g,) = torch.autograd.grad(loss(x), x)
+    h = 2.0**-6
+    slope = (loss(z + h * along).double() - loss(z - h * along).double()) / (2 * h)
+    assert abs(slope - (g * along).sum()) <= 2e-3 * (g * along).abs().sum()
+
+    def second(logits, impl):
+        x = logits.clone().requires_grad_()
+        (first,) = torch.autograd.grad(loss(x, impl), x, create_graph=True)
+        return torch.autograd.grad((first.double() ** 2).sum(), x)[0].double()
+
+    want = second(z.double(), "reference")
+    assert want.abs().max() > 0
+    assert (second(z, "cpu") - want).abs().max() <= 2e-5 * want.abs().max()
+
+
+def test_native_stored_gradient_is_scaled_once(make_problem):
+    """A second backward over a retained graph takes the gradient again; the first one's is not scaled twice."""
+    p = make_problem(dtype=torch.float32)
+    _, logp, tail = teacher(p)
+    z = p.dense().detach().requires_grad_()
+    loss = ops.sparse_kl(z, p.ids_NK, logp, tail_logp_N=tail, impl="cpu")
+    first, second, third = (torch.autograd.grad(2.5 * loss, z, retain_graph=True)[0] for _ in range(3))
+    assert torch.equal(first, second) and torch.equal(first, third)
+    assert not torch.autograd.grad(loss, z)[0].requires_grad
+
+
+def test_native_fp16_gradient_survives_a_loss_scale(make_problem):
+    """With 1 / N taken into fp16 first, small entries would be 0 before the scaler's factor arrives."""
+    p = make_problem(n=400, v=300, k=4)
+    _, logp, _ = teacher(p)
+    z = p.dense().detach().half().requires_grad_()
+    (g,) = torch.autograd.grad(ops.sparse_kl(z, p.ids_NK, logp, impl="cpu") * 2.0**14, z)
+    exact = z.detach().double().requires_grad_()
+    (want,) = torch.autograd.grad(ops.sparse_kl(exact, p.ids_NK, logp) * 2.0**14, exact)
+    small = (want.abs() > 1e-5) & (want.abs() < 1e-3)
+    assert small.sum() > 100 and (g[small] != 0).all()
+
+
+@cases
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_gradcheck_and_gradgradcheck(make_problem, mode, direction, reduction):
     p = make_problem(n=5, v=7, d=2, k=3, spread=1.0)
@@ -181,9 +258,10 @@ def test_fp32_zero_at_equality_with_the_tail_computed(make_problem):
     data=st.data(),
     t=st.sampled_from([0.5, 1.0, 3.0]),
     direction=st.sampled_from(["forward", "reverse"]),
+    impl=st.sampled_from(["auto", "reference"]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
-def test_tail_mode_is_nonnegative_and_a_lower_bound(n, v, data, t, direction, dtype):
+def test_tail_mode_is_nonnegative_and_a_lower_bound(n, v, data, t, direction, impl, dtype):
     """Data-processing inequality, over shapes, paddings, temperatures and dtypes."""
     k = data.draw(st.integers(0, v))
     g = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
@@ -194,7 +272,9 @@ def test_tail_mode_is_nonnegative_and_a_lower_bound(n, v, data, t, direction, dt
     on = torch.zeros(n, v + 1, dtype=torch.bool).scatter(1, torch.where(ids < 0, v, ids), True)[:, :v]
     tail = full.masked_fill(on, -inf).logsumexp(1)
     logp = full.gather(1, ids.clamp_min(0))
-    found = ops.sparse_kl(z, ids, logp, tail_logp_N=tail, temperature=t, direction=direction, reduction="none").double()
+    found = ops.sparse_kl(
+        z, ids, logp, tail_logp_N=tail, temperature=t, direction=direction, reduction="none", impl=impl
+    ).double()
     q = torch.log_softmax(z.double() / t, 1)
     a, b = (full, q) if direction == "forward" else (q, full)
     dense = (a.exp() * (a - b)).sum(1)
@@ -203,23 +283,26 @@ def test_tail_mode_is_nonnegative_and_a_lower_bound(n, v, data, t, direction, dt
     assert (found <= dense + slack).all()
 
 
-def test_impossible_outcomes_are_infinite_or_zero_never_nan():
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_impossible_outcomes_are_infinite_or_zero_never_nan(impl):
     z = torch.tensor([[0.0, -inf, 1.0, -inf], [0.0, 0.0, -inf, -inf]], requires_grad=True)
     ids = torch.tensor([[0, 1], [0, 1]])
     zero = torch.tensor([[0.0, -inf], [-0.7, -0.7]])
     # p = 0 where q = 0: 0. Tail impossible for the teacher: 0 log 0 = 0.
-    loss = ops.sparse_kl(z, ids, zero, tail_logp_N=torch.tensor([-inf, -inf]), reduction="none")
+    loss = ops.sparse_kl(z, ids, zero, tail_logp_N=torch.tensor([-inf, -inf]), reduction="none", impl=impl)
     assert loss.isfinite().all()
     (g,) = torch.autograd.grad(loss.sum(), z)
     assert not g.isnan().any()
     # p > 0 where q = 0: +inf, on the support and in the tail.
     p = torch.tensor([[0.5, 0.5], [0.4, 0.4]]).log()
-    loss = ops.sparse_kl(z, ids, p, tail_logp_N=torch.tensor([-inf, math.log(0.2)]), reduction="none")
+    loss = ops.sparse_kl(z, ids, p, tail_logp_N=torch.tensor([-inf, math.log(0.2)]), reduction="none", impl=impl)
     assert loss.tolist() == [inf, inf]
     (g,) = torch.autograd.grad(loss.sum(), z)
     assert not g.isnan().any()
     # reverse: q > 0 where p = 0
-    loss = ops.sparse_kl(z, ids, zero, tail_logp_N=torch.tensor([-inf, -inf]), direction="reverse", reduction="none")
+    loss = ops.sparse_kl(
+        z, ids, zero, tail_logp_N=torch.tensor([-inf, -inf]), direction="reverse", reduction="none", impl=impl
+    )
     assert loss[0] == inf and loss[1].isfinite()
     (g,) = torch.autograd.grad(loss.sum(), z)
     assert not g.isnan().any()

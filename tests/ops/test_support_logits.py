@@ -24,6 +24,7 @@ HEADS = {
     "everything": (5.0, 0.8, (1.0, 3.0), EXTRAS),
 }
 ON_LOGITS = {name: h for name, h in HEADS.items() if h[0] is None and h[1] == 1.0}
+both = pytest.mark.parametrize("impl", ["reference", "cpu"])
 
 
 def parametrize(table):
@@ -107,6 +108,43 @@ def test_logits_value_and_gradient_equal_dense(make_problem, head):
     (want,) = torch.autograd.grad(mixture(truth), z)
     (got,) = torch.autograd.grad(mixture(found), z)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@parametrize(ON_LOGITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("v", [1, 37, 2048, 5003])
+def test_native_error_is_at_most_twice_torchs(make_problem, head, dtype, v):
+    """Value and gradient of impl="cpu" against fp64, beside the error of plain torch in the same dtype."""
+    p = make_problem(v=v, k=min(v, 5))
+    z = p.dense().detach().to(dtype)
+
+    def run(logits, impl):
+        z_ = logits.clone().requires_grad_()
+        s = ops.support_logits(z_, p.ids_NK, labels_N=p.labels_N, temperatures=head[2], extras=head[3], impl=impl)
+        found = {n: x for n, x in op_fields(s).items() if x.isfinite().all()}
+        return {**found, "gradient": torch.autograd.grad(mixture(found), z_)[0]}
+
+    truth, ours, plain = run(z.double(), "reference"), run(z, "cpu"), run(z, "reference")
+    assert ours["tail"].dtype == torch.float32 if "tail" in ours else v == 1
+    for name, want in truth.items():
+        error, torchs = ((found[name].double() - want).abs().max() for found in (ours, plain))
+        assert error <= 2 * torchs + 2e-6 * want.abs().max().clamp_min(0.1), name
+
+
+@parametrize(ON_LOGITS)
+def test_native_second_derivative_equals_fp64(make_problem, head):
+    p = make_problem()
+    z = p.dense().detach() / 3
+
+    def second(logits, impl):
+        x = logits.clone().requires_grad_()
+        s = ops.support_logits(x, p.ids_NK, labels_N=p.labels_N, temperatures=head[2], extras=head[3], impl=impl)
+        (first,) = torch.autograd.grad(mixture(op_fields(s)), x, create_graph=True)
+        return torch.autograd.grad((first.double() ** 3).sum(), x)[0].double()
+
+    want = second(z, "reference")
+    assert want.abs().max() > 0
+    assert (second(z.float(), "cpu") - want).abs().max() <= 2e-5 * want.abs().max()
 
 
 @parametrize(HEADS)
@@ -241,13 +279,15 @@ def test_no_rows(make_problem, k):
     loss = s.log_probs().sum() + s.cross_entropy().sum() + s.entropy_NT.sum()
     for g, x in zip(torch.autograd.grad(loss, p.inputs), p.inputs, strict=True):
         assert g.shape == x.shape and (g == 0).all()
-    z = torch.zeros(0, 37, requires_grad=True)
-    (g,) = torch.autograd.grad(ops.support_logits(z, p.ids_NK).logsumexp().sum(), z)
-    assert g.shape == (0, 37)
+    for impl in ("reference", "cpu"):
+        z = torch.zeros(0, 37, requires_grad=True)
+        (g,) = torch.autograd.grad(ops.support_logits(z, p.ids_NK, impl=impl).logsumexp().sum(), z)
+        assert g.shape == (0, 37)
 
 
+@both
 @pytest.mark.parametrize("qbar", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8])
-def test_tail_and_its_gradient_in_fp32_down_to_tiny_masses(peaked_tail, qbar):
+def test_tail_and_its_gradient_in_fp32_down_to_tiny_masses(peaked_tail, qbar, impl):
     """Relative error 3e-6 of value and of the complement's gradient, at every tail mass."""
     z32, ids = peaked_tail(qbar)
     z64 = z32.double().requires_grad_()
@@ -259,7 +299,7 @@ def test_tail_and_its_gradient_in_fp32_down_to_tiny_masses(peaked_tail, qbar):
     lp = torch.log_softmax(z64, 1).gather(1, ids)
     loss64 = (-t * truth - ((1 - t) / 4) * lp.sum(1)).sum()
     (want,) = torch.autograd.grad(loss64, z64)
-    found = ops.support_logits(z32, ids).log_probs()
+    found = ops.support_logits(z32, ids, impl=impl).log_probs()
     loss32 = (-t * found[:, -1] - ((1 - t) / 4) * found[:, :-1].sum(1)).sum()
     (got,) = torch.autograd.grad(loss32, z32)
     assert ((found[:, -1] - truth) / truth).abs().max() < 2e-6
@@ -349,7 +389,8 @@ def test_strides_and_int32_ids(make_problem):
     assert torch.equal(transposed.tail_NT, ops.support_logits(z, p.ids_NK).tail_NT)
 
 
-def test_hostile_logits_never_give_nan():
+@both
+def test_hostile_logits_never_give_nan(impl):
     """-inf, +-1e4 and equal logits; padding everywhere; a row with nothing possible."""
     inf = math.inf
     z = torch.tensor(
@@ -363,7 +404,7 @@ def test_hostile_logits_never_give_nan():
         requires_grad=True,
     )
     ids = torch.tensor([[0, 1], [3, -1], [-1, -1], [0, 2], [0, 1]])
-    s = ops.support_logits(z, ids, temperatures=(1.0, 2.0), extras=("entropy",))
+    s = ops.support_logits(z, ids, temperatures=(1.0, 2.0), extras=("entropy",), impl=impl)
     lp = s.log_probs(2.0)
     assert not lp.isnan().any() and not s.entropy_NT.isnan().any()
     torch.testing.assert_close(lp.exp().sum(1), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0]))
@@ -454,6 +495,7 @@ def test_wrong_arguments_are_named(change, error, words):
     assert words in str(caught.value) and "linear_support_logits" in str(caught.value)
 
 
-def test_padding_may_repeat():
-    s = ops.support_logits(torch.zeros(1, 4), torch.tensor([[-1, 2, -1]]))
+@both
+def test_padding_may_repeat(impl):
+    s = ops.support_logits(torch.zeros(1, 4), torch.tensor([[-1, 2, -1]]), impl=impl)
     torch.testing.assert_close(s.log_probs().exp(), torch.tensor([[0.0, 0.25, 0.0, 0.75]]))
