@@ -16,7 +16,7 @@ from .tile import Cotangents
 
 
 class NativeTile:
-    """Owns `z_CV` (contiguous fp32) and destroys it. Call `statistics()` or `restore()`, then `gradient_()`, once each."""
+    """Owns `z_CV` (contiguous fp32), destroys it. Call `statistics()` or `restore()`, then `gradient_()`, once each."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class NativeTile:
     def statistics(self, *, gradient: bool = True) -> Statistics:
         """Read everything off the tile.
 
-        The scaled exponentials replace the logits where a `gradient_()` is to follow and nothing needs the logits later.
+        Scaled exponentials replace the logits where a `gradient_()` is to follow and nothing needs the logits later.
         """
         z, (c, t) = self._z, (self._z.shape[0], len(self._temperatures))
         entropy = "entropy" in self._extras
