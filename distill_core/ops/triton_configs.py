@@ -14,6 +14,9 @@ import torch
 ALIGNED = 16
 """Rows are read on a grid of 16 elements (32 bytes in bf16), whatever their length: full vector loads at any V."""
 
+GROUP_ROWS = 8
+"""Row blocks of the head that share a column of tiles while it is in the cache."""
+
 
 class Rows(NamedTuple):
     """A kernel with one program per row: columns per step, warps."""
@@ -46,7 +49,7 @@ class Chip(NamedTuple):
 CHIPS = {
     "sm_80": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
     "sm_90": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 256, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
-    "sm_100": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 256, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
+    "sm_100": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
     "gfx942": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 128, 64, 8, 2), Head(64, 64, 32, 4, 2)),
     # Small, so that little inputs cross many block borders.
     "interpreter": Chip(Rows(32, 1), Rows(32, 1), Head(16, 32, 16, 1, 1), Head(16, 32, 16, 1, 1)),
