@@ -36,23 +36,35 @@ class Head(NamedTuple):
     precision: str = "ieee"
 
 
+class TopK(NamedTuple):
+    """Top-k of a row: columns per program, how wide a block may be, entries sorted at the end, warps."""
+
+    columns: int
+    narrowest: int
+    widest: int
+    sorted: int
+    warps: int
+
+
 class Chip(NamedTuple):
     """All sizes of one chip. `head16` for bf16 and fp16, `head32` for fp32."""
 
     rows: Rows
     rows_back: Rows
+    topk: TopK
     head16: Head
     head32: Head
 
 
+TOPK = TopK(columns=4096, narrowest=32, widest=64, sorted=4096, warps=8)
 # tf32x3 splits each fp32 into two tf32 and keeps fp32's accuracy on tensor cores; CDNA multiplies fp32 as it is.
 CHIPS = {
-    "sm_80": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
-    "sm_90": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 256, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
-    "sm_100": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
-    "gfx942": Chip(Rows(4096, 8), Rows(4096, 8), Head(128, 128, 64, 8, 2), Head(64, 64, 32, 4, 2)),
+    "sm_80": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
+    "sm_90": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 256, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
+    "sm_100": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
+    "gfx942": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 2), Head(64, 64, 32, 4, 2)),
     # Small, so that little inputs cross many block borders.
-    "interpreter": Chip(Rows(32, 1), Rows(32, 1), Head(16, 32, 16, 1, 1), Head(16, 32, 16, 1, 1)),
+    "interpreter": Chip(Rows(32, 1), Rows(32, 1), TopK(32, 2, 8, 32, 1), Head(16, 32, 16, 1, 1), Head(16, 32, 16, 1, 1)),
 }
 CHIPS["default"] = CHIPS["sm_80"]
 

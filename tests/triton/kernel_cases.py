@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from distill_core.ops.support_logits import head_kernels, row_kernels
 from distill_core.ops.support_logits.triton_head import REDUCED_ROWS, REDUCED_TILES
-from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows
+from distill_core.ops.topk_logits import row_kernels as topk_kernels
+from distill_core.ops.topk_logits.triton import widths
+from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows, TopK
 
-K, T = 64, 1
+K, T, V = 64, 1, 128_256
 
 
 class Case(NamedTuple):
@@ -22,6 +24,8 @@ class Case(NamedTuple):
     options: dict[str, int]
     divisible: tuple[str, ...]
     uses_matrix: bool = False
+    streams: bool = False
+    """Reads rows or tiles of logits: must do so by vectors."""
 
 
 def _types(kernel: Any, **given: str) -> dict[str, str]:
@@ -50,6 +54,7 @@ def _rows(rows: Rows, back: Rows) -> Iterator[Case]:
                 {**shared, **flags, "BLOCK_V": rows.columns, "BLOCK_T": 1},
                 {"num_warps": rows.warps},
                 (*_divisible(forward), *sizes),
+                streams=True,
             )
             yield Case(
                 f"rows_backward {dtype} {strides} V",
@@ -59,6 +64,7 @@ def _rows(rows: Rows, back: Rows) -> Iterator[Case]:
                 | {"BLOCK_V": back.columns},
                 {"num_warps": back.warps},
                 (*_divisible(backward), *sizes),
+                streams=True,
             )
     yield Case(
         "rows_forward bf16 every extra",
@@ -68,6 +74,7 @@ def _rows(rows: Rows, back: Rows) -> Iterator[Case]:
         | {"BLOCK_V": rows.columns, "BLOCK_T": 2, "T": 2},
         {"num_warps": rows.warps},
         _divisible(forward),
+        streams=True,
     )
     yield Case(
         "rows_backward fp32 every extra, cap",
@@ -77,6 +84,7 @@ def _rows(rows: Rows, back: Rows) -> Iterator[Case]:
         | {"BLOCK_V": back.columns, "T": 2},
         {"num_warps": back.warps},
         _divisible(backward),
+        streams=True,
     )
 
 
@@ -95,6 +103,7 @@ def _head(chip: Chip) -> Iterator[Case]:
             {"num_warps": size.warps, "num_stages": size.stages},
             (*_divisible(forward), "D", "stride_h", "stride_w"),
             uses_matrix=True,
+            streams=True,
         )
     yield Case(
         "reduce_tiles",
@@ -106,8 +115,31 @@ def _head(chip: Chip) -> Iterator[Case]:
     )
 
 
+def _topk(size: TopK) -> Iterator[Case]:
+    maxima, select = topk_kernels.block_maxima, topk_kernels.select_topk
+    width, per_program, lanes = widths(size, K)
+    yield Case(
+        "block_maxima bf16 odd V",
+        maxima,
+        _types(maxima, z_ptr="*bf16", stride_z="i64"),
+        {"T": T, "BLOCKS": per_program, "WIDTH": width, "ALIGNED": ALIGNED},
+        {"num_warps": size.warps},
+        _divisible(maxima),
+        streams=True,
+    )
+    yield Case(
+        f"select_topk bf16 k={K} V={V}",
+        select,
+        _types(select, z_ptr="*bf16", ids_ptr="*i64", stride_z="i64"),
+        {"T": T, "BLOCK_B": 1 << (V // width).bit_length(), "BLOCK_K": lanes, "WIDTH": width, "ALIGNED": ALIGNED},
+        {"num_warps": size.warps},
+        _divisible(select),
+    )
+
+
 def cases(chip: str) -> Iterator[Case]:
     """All cases of a chip."""
     sizes = CHIPS[chip]
     yield from _rows(sizes.rows, sizes.rows_back)
     yield from _head(sizes)
+    yield from _topk(sizes.topk)
