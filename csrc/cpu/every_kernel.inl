@@ -2,5 +2,8 @@
 namespace distill::DISTILL_ISA {
 #include "lanes.inl"
 #include "convert.inl"
+#include "row_sums.inl"
+#include "row_gradients.inl"
 #include "topk.inl"
+#include "sample.inl"
 }  // namespace distill::DISTILL_ISA

@@ -15,4 +15,6 @@
 #include "isa.h"
 #include "element_types.h"
 #include "convert.h"
+#include "support_rows.h"
 #include "topk.h"
+#include "sample.h"
