@@ -26,9 +26,14 @@ def define(*schemas: str) -> None:
         _schemas.define(schema)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> tuple[bool, str]:
-    """Whether the library could be loaded, and why (not): the probe of every CPU kernel."""
+    """Whether the library could be loaded, and why (not): the probe of every CPU kernel, under torch.compile too."""
+    return _load()
+
+
+@functools.cache
+def _load() -> tuple[bool, str]:
     files = sorted(_PACKAGE.glob("_C.*so"))
     if not files:
         return False, why_not_built("cpu") or "distill_core._C is not there: reinstall distill-core with a C++ compiler"
