@@ -73,9 +73,7 @@ def offer(
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"offer: impl must be one of {IMPLEMENTATIONS}; got {impl!r}")
-    _offered.setdefault(op, {})[impl] = Offer(
-        probe, _DEVICES[impl] if devices is None else devices, dtypes, on_request
-    )
+    _offered.setdefault(op, {})[impl] = Offer(probe, _DEVICES[impl] if devices is None else devices, dtypes, on_request)
 
 
 def _always() -> tuple[bool, str]:

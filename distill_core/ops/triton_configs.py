@@ -64,7 +64,9 @@ CHIPS = {
     "sm_100": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
     "gfx942": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 2), Head(64, 64, 32, 4, 2)),
     # Small, so that little inputs cross many block borders.
-    "interpreter": Chip(Rows(32, 1), Rows(32, 1), TopK(32, 2, 8, 32, 1), Head(16, 32, 16, 1, 1), Head(16, 32, 16, 1, 1)),
+    "interpreter": Chip(
+        Rows(32, 1), Rows(32, 1), TopK(32, 2, 8, 32, 1), Head(16, 32, 16, 1, 1), Head(16, 32, 16, 1, 1)
+    ),
 }
 CHIPS["default"] = CHIPS["sm_80"]
 

@@ -189,10 +189,7 @@ def rows_backward(
     row = tl.program_id(0).to(tl.int64)
     origin, lead = grid_of_row(row, stride_z, ALIGNED)
     z_row = z_ptr + origin
-    if ALIKE:
-        dz_row = dz_ptr + origin
-    else:
-        dz_row = dz_ptr + (row * stride_dz - lead)
+    dz_row = dz_ptr + origin if ALIKE else dz_ptr + (row * stride_dz - lead)
     dtype: tl.constexpr = dz_ptr.dtype.element_ty
     share_ptr, tail_ptr = share_ptr + row * T, tail_ptr + row * T
     spread_ptr, lse_ptr, entropy_ptr = spread_ptr + row * T, lse_ptr + row * T, entropy_ptr + row * T

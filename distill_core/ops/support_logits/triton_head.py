@@ -1,50 +1,32 @@
-"""`linear_support_logits` by Triton: a fused forward pass, and a backward pass in row chunks.
+"""The forward pass of `linear_support_logits` by Triton: tiles of logits live in registers alone.
 
-Legend: N rows, C rows of a chunk, V vocabulary, D hidden, K support, T temperatures.
+Legend: N rows, V vocabulary, D hidden, K support, T temperatures. `head_kernels.py` holds the kernels.
 
-Forward: tiles of logits live in registers alone (`head_kernels.py`). With extras, and where hidden states and weight
-have different dtypes, chunks of logits are made by the library's product and read by the row kernel instead. Backward:
-the library's products around the row kernel, which turns logits into their gradient in place.
+With extras, and where hidden states and weight have different dtypes, chunks of logits are made by the library's
+product and read by the row kernel (`TritonTile`) instead. So is the backward pass, in `chunked.py`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..triton_configs import GROUP_ROWS, chip_of
 from ..triton_probe import device_of, interpreted
+from . import chunked
 from . import triton as on_logits
-from .chunked import LinearSource, LogitsSource, Request, cut, empty_statistics, rows_of
+from .chunked import LinearSource, Request, empty_statistics
 from .head_kernels import head_forward, reduce_tiles
 from .reference import Statistics
-from .tile import Cotangents
 
 REDUCED_ROWS, REDUCED_TILES = 32, 32
-
-
-def _of_chunk(request: Request, rows: slice) -> Request:
-    labels = None if request.labels_N is None else request.labels_N[rows]
-    return request._replace(ids_NK=request.ids_NK[rows], labels_N=labels)
 
 
 def forward(source: LinearSource, request: Request) -> Statistics:
     """Statistics of all rows."""
     if request.extras or source.hidden_ND.dtype != source.head.weight_VD.dtype:
-        return _forward_in_chunks(source, request)
+        return chunked.forward(source, request)
     return _forward_fused(source, request)
-
-
-def _forward_in_chunks(source: LinearSource, request: Request) -> Statistics:
-    out = empty_statistics(source, request)
-    for rows in rows_of(source, None):
-        found = on_logits.forward(LogitsSource(source.logits(rows)), _of_chunk(request, rows))
-        for into, value in zip(out, found, strict=True):
-            if into.numel():
-                into[rows] = value
-    return out
 
 
 def _sorted_by_tile(ids_NK: Tensor, vocabulary: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,26 +100,3 @@ def _forward_fused(source: LinearSource, request: Request) -> Statistics:
             num_warps=4,
         )
     return out
-
-
-def backward(
-    source: LinearSource, request: Request, tail_NT: Tensor, cotangents: Cotangents, needs: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias in their own dtypes; an empty tensor where `needs` is False."""
-    head, hidden_ND = source.head, source.hidden_ND
-    dhidden_ND = torch.empty_like(hidden_ND) if needs[0] else hidden_ND.new_empty(0)
-    dweight_VD = torch.zeros_like(head.weight_VD, dtype=head.dtype) if needs[1] else head.weight_VD.new_empty(0)
-    dbias_V = hidden_ND.new_zeros(source.vocabulary if needs[2] else 0, dtype=head.dtype)
-    for rows in rows_of(source, None):
-        z_CV = source.logits(rows)
-        on_logits.gradient_into(
-            z_CV, LogitsSource(z_CV), _of_chunk(request, rows), tail_NT[rows], cut(cotangents, rows)
-        )
-        if needs[0]:
-            dhidden_ND[rows] = head.hidden_gradient(z_CV, hidden_ND[rows])
-        if needs[1]:
-            head.add_weight_gradient(dweight_VD, z_CV, hidden_ND[rows])
-        if needs[2]:
-            dbias_V += z_CV.sum(0)
-    bias_dtype = hidden_ND.dtype if head.bias_V is None else head.bias_V.dtype
-    return dhidden_ND, dweight_VD.to(head.weight_VD.dtype), dbias_V.to(bias_dtype)
