@@ -56,6 +56,7 @@ class Chip(NamedTuple):
     head32: Head
 
 
+TINY = Head(16, 32, 16, 1, 1)
 TOPK = TopK(columns=4096, narrowest=32, widest=64, sorted=4096, warps=8)
 # tf32x3 splits each fp32 into two tf32 and keeps fp32's accuracy on tensor cores; CDNA multiplies fp32 as it is.
 CHIPS = {
@@ -64,9 +65,7 @@ CHIPS = {
     "sm_100": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 3), Head(64, 128, 32, 8, 3, "tf32x3")),
     "gfx942": Chip(Rows(4096, 8), Rows(4096, 8), TOPK, Head(128, 128, 64, 8, 2), Head(64, 64, 32, 4, 2)),
     # Small, so that little inputs cross many block borders.
-    "interpreter": Chip(
-        Rows(32, 1), Rows(32, 1), TopK(32, 2, 8, 32, 1), Head(16, 32, 16, 1, 1), Head(16, 32, 16, 1, 1)
-    ),
+    "interpreter": Chip(Rows(32, 1), Rows(32, 1), TopK(32, 2, 8, 32, 1), TINY, TINY),
 }
 CHIPS["default"] = CHIPS["sm_80"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-LANES = {"test_interp": "interp", "test_aot": "aot", "test_gpu": "gpu"}
+LANES = {"test_interp": "interp", "test_aot": "aot"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -26,6 +26,5 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
     """Says what is missing before anything runs with the wrong Triton."""
     marker, interpreted = config.getoption("markexpr"), os.environ.get("TRITON_INTERPRET", "0") == "1"
     if marker in ("interp", "aot") and interpreted != (marker == "interp"):
-        raise pytest.UsageError(
-            f"-m {marker} needs {'TRITON_INTERPRET=1' if marker == 'interp' else 'no TRITON_INTERPRET'} in the environment"
-        )
+        needed = "TRITON_INTERPRET=1" if marker == "interp" else "no TRITON_INTERPRET"
+        raise pytest.UsageError(f"-m {marker} needs {needed} in the environment")

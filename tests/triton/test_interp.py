@@ -21,12 +21,14 @@ from distill_core.ops.support_logits.chunked import LinearSource, LogitsSource, 
 from distill_core.ops.support_logits.tile import Cotangents
 from distill_core.ops.topk_logits.reference import topk_and_tail
 from distill_core.ops.topk_logits.triton import topk_into
+from tests.triton import rounding_shim
 from tests.triton.red_zone import Guarded, access_log
 
 pytestmark = [
     pytest.mark.interp,
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy computes lanes that a mask drops
 ]
+rounding_shim.install()
 EVERYTHING = ("mean", "entropy", "top1")
 # N, V, K, temperatures, extras
 SHAPES = {
@@ -162,7 +164,8 @@ def test_fused_head_in_red_zones_equals_fp64(head, dtype):
         return LinearSource(up[0], Head(up[1], up[2], cap, 1.3, compute))
 
     found = triton_head.forward(source(dtype, torch.float32), request._replace(impl="triton"))
-    plain, truth = forward(source(dtype, torch.float32), request), forward(source(torch.float64, torch.float64), request)
+    plain = forward(source(dtype, torch.float32), request)
+    truth = forward(source(torch.float64, torch.float64), request)
     for a, b, c in zip(found, plain, truth, strict=True):
         if a.is_floating_point():
             close(a, b, c, tiny=1e-6)
@@ -296,6 +299,24 @@ def test_planted_faults_are_caught():
     with access_log() as log:
         _shared_total[(2,)](torch.randn(8), torch.zeros(1), BLOCK=4)
     assert log.clashes
+
+
+@triton.jit
+def _narrow(x_ptr, out_ptr, B: tl.constexpr):
+    at = tl.arange(0, B)
+    tl.store(out_ptr + at, tl.load(x_ptr + at).to(tl.bfloat16))
+
+
+def test_bf16_results_are_rounded_as_on_a_gpu():
+    """The interpreter by itself cuts bits off; `rounding_shim` must be in force, and is not needed once this passes
+    without it."""
+    x, out = torch.randn(64), torch.zeros(64, dtype=torch.bfloat16)
+    x[0], x[1], x[2] = torch.nan, torch.inf, 3.4e38
+    _narrow[(1,)](x, out, B=64)
+    assert torch.equal(out[1:], x.bfloat16()[1:]) and out[0].isnan()
+    with rounding_shim.removed():
+        _narrow[(1,)](x, out, B=64)
+    assert not torch.equal(out[1:], x.bfloat16()[1:])
 
 
 @triton.jit

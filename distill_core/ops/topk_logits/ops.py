@@ -28,10 +28,12 @@ def _empty(source: Source, k: int, temperatures: int) -> tuple[Tensor, Tensor, T
 def _kernel(impl: str) -> Callable[[Tensor, int, Sequence[float], Tensor, Tensor, Tensor], None]:
     """Fills ids, logits and tails of rows of logits."""
     if impl == "cpu":
-        from .native import topk_into
-    else:
-        from .triton import topk_into
-    return topk_into
+        from . import native
+
+        return native.topk_into
+    from . import triton
+
+    return triton.topk_into
 
 
 def _chunked(
