@@ -31,11 +31,15 @@ Probe = Callable[[], tuple[bool, str]]
 
 
 class Offer(NamedTuple):
-    """One implementation: its probe, and the devices and dtypes it takes (none named: all)."""
+    """One implementation: its probe, and the devices and dtypes it takes (none named: all).
+
+    On devices `on_request` it runs when asked for by name, and "auto" never takes it.
+    """
 
     probe: Probe
     devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
+    on_request: tuple[str, ...] = ()
 
 
 _offered: dict[str, dict[str, Offer]] = {}
@@ -60,14 +64,16 @@ def offer(
     *,
     devices: tuple[str, ...] | None = None,
     dtypes: tuple[torch.dtype, ...] = (),
+    on_request: tuple[str, ...] = (),
 ) -> None:
     """Register an implementation of `op`; `probe()` says whether it can run and why.
 
-    `devices=()` and `dtypes=()` stand for every device and every dtype.
+    `devices=()` and `dtypes=()` stand for every device and every dtype. On the devices `on_request` it runs only when
+    asked for by name.
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"offer: impl must be one of {IMPLEMENTATIONS}; got {impl!r}")
-    _offered.setdefault(op, {})[impl] = Offer(probe, _DEVICES[impl] if devices is None else devices, dtypes)
+    _offered.setdefault(op, {})[impl] = Offer(probe, _DEVICES[impl] if devices is None else devices, dtypes, on_request)
 
 
 def _always() -> tuple[bool, str]:
@@ -80,13 +86,19 @@ def declare(op: str) -> None:
 
 
 def _availability(
-    op: str, impl: str, device_type: str | None = None, dtypes: tuple[torch.dtype, ...] = ()
+    op: str,
+    impl: str,
+    device_type: str | None = None,
+    dtypes: tuple[torch.dtype, ...] = (),
+    *,
+    by_name: bool = False,
 ) -> tuple[bool, str]:
     if impl not in _offered[op]:
         why = why_not_built(impl)
         return False, f"no {impl} kernel for {op} is installed" + (f" ({why})" if why else "")
     offered = _offered[op][impl]
-    if device_type is not None and offered.devices and device_type not in offered.devices:
+    devices = offered.devices + offered.on_request if by_name and offered.devices else offered.devices
+    if device_type is not None and devices and device_type not in devices:
         return False, f"the {impl} kernel runs on {' and '.join(offered.devices)} tensors, these are on {device_type}"
     for dtype in dtypes:
         if offered.dtypes and dtype not in offered.dtypes:
@@ -102,7 +114,7 @@ def select(op: str, impl: str, device_type: str, *dtypes: torch.dtype) -> str:
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{op}: impl must be one of {('auto', *reversed(IMPLEMENTATIONS))}; got {impl!r}")
     if impl != "auto":
-        can_run, reason = _availability(op, impl, device_type, dtypes)
+        can_run, reason = _availability(op, impl, device_type, dtypes, by_name=True)
         if not can_run:
             raise RuntimeError(
                 f'{op}: impl="{impl}" cannot run: {reason}. '

@@ -24,6 +24,7 @@ from ..arguments import (
 from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits.chunked import LinearSource, Request
+from ..triton_probe import offer_kernels
 from .once import SparseDistill
 from .reference import LossFn
 
@@ -31,6 +32,7 @@ __all__ = ["LossFn", "sparse_distill_loss"]
 
 declare("sparse_distill_loss")
 offer("sparse_distill_loss", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer_kernels("sparse_distill_loss")
 
 
 def sparse_distill_loss(

@@ -27,6 +27,7 @@ from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits import SupportLogits, linear_support_logits, support_logits
 from ..support_logits.chunked import LinearSource, Request
+from ..triton_probe import offer_kernels
 from .linear import LinearSparseKL
 from .native import FusedSparseKL
 from .reference import MODES, REVERSIBLE, row_divergence
@@ -40,6 +41,7 @@ Reduction = Literal["mean", "sum", "none"]
 declare("sparse_kl")
 declare("linear_sparse_kl")
 offer("linear_sparse_kl", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer_kernels("linear_sparse_kl")
 
 
 def _check_teacher(

@@ -21,6 +21,7 @@ from ..arguments import (
     check_temperatures,
 )
 from ..dispatch import Impl, declare, offer, select
+from ..triton_probe import offer_kernels
 from .linear_op import linear_support_logits_op
 from .logits_op import support_logits_op
 from .result import SupportLogits
@@ -30,6 +31,7 @@ __all__ = ["SupportLogits", "linear_support_logits", "support_logits"]
 declare("support_logits")
 declare("linear_support_logits")
 offer("linear_support_logits", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer_kernels("support_logits", "linear_support_logits")
 
 
 def _result(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from ..row_chunks import default_rows, row_chunks
 from .native_tile import NativeTile
 from .reference import Statistics
 from .tile import Cotangents, Tile
+
+if TYPE_CHECKING:
+    from .triton_tile import TritonTile
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +98,12 @@ class Request(NamedTuple):
     logit_scale: float = 1.0
     impl: str = "reference"
 
-    def tile(self, z_CV: Tensor, rows: slice) -> Tile | NativeTile:
+    def tile(self, z_CV: Tensor, rows: slice) -> Tile | NativeTile | TritonTile:
         """The tile of these rows."""
         labels_C = None if self.labels_N is None else self.labels_N[rows]
-        kind = NativeTile if self.impl == "cpu" else Tile
+        kind: type[Tile | NativeTile | TritonTile] = NativeTile if self.impl == "cpu" else Tile
+        if self.impl == "triton":
+            from .triton_tile import TritonTile as kind
         return kind(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
 
 

@@ -62,6 +62,11 @@ def linear_support_logits_op(hidden: Tensor, weight: Tensor, *rest: Any) -> tupl
     check_id_values(NAME, request.ids_NK, source.vocabulary)
     if request.labels_N is not None:
         check_label_values(NAME, request.labels_N, source.vocabulary)
+    if request.impl == "triton":
+        from .triton_head import forward as fused
+
+        with exact_arithmetic(hidden):
+            return tuple(fused(source, request))
     with exact_arithmetic(hidden):
         return tuple(forward(source, request))
 

@@ -50,6 +50,10 @@ def support_logits_op(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         check_label_values(NAME, request.labels_N, source.vocabulary)
     if request.impl == "cpu":
         return tuple(native.logits_forward(source, request))
+    if request.impl == "triton":
+        from . import triton
+
+        return tuple(triton.forward(source, request))
     return tuple(forward(source, request))
 
 
@@ -68,6 +72,10 @@ def support_logits_backward_op(logits: Tensor, ids: Tensor, labels: Tensor | Non
     source, request = _parts(logits, ids, labels, *rest[5:])
     if request.impl == "cpu":
         return native.logits_backward(source, request, tail, Cotangents(*rest[:5]))
+    if request.impl == "triton":
+        from . import triton
+
+        return triton.backward(source, request, tail, Cotangents(*rest[:5]))
     return logits_backward(source, request, tail, Cotangents(*rest[:5]))
 
 

@@ -11,6 +11,7 @@ from ...shapes import BiasV, HiddenND, LogitsNV, WeightVD
 from .. import cpu_library
 from ..arguments import check_head, check_k, check_logits, check_temperatures, check_vocabulary_limit
 from ..dispatch import Impl, declare, offer, select
+from ..triton_probe import offer_kernels
 from .ops import linear_topk_logits_op, topk_logits_op
 from .result import TopK
 
@@ -19,6 +20,7 @@ __all__ = ["TopK", "linear_topk_logits", "topk_logits"]
 for _op in ("topk_logits", "linear_topk_logits"):
     declare(_op)
     offer(_op, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+    offer_kernels(_op)
 
 
 def topk_logits(

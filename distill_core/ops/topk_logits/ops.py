@@ -5,6 +5,8 @@ Legend: N rows, V vocabulary, D hidden, K entries kept, T temperatures.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,13 +25,23 @@ def _empty(source: Source, k: int, temperatures: int) -> tuple[Tensor, Tensor, T
     )
 
 
+def _kernel(impl: str) -> Callable[[Tensor, int, Sequence[float], Tensor, Tensor, Tensor], None]:
+    """Fills ids, logits and tails of rows of logits."""
+    if impl == "cpu":
+        from . import native
+
+        return native.topk_into
+    from . import triton
+
+    return triton.topk_into
+
+
 def _chunked(
     source: Source, k: int, temperatures: list[float], valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(source, k, len(temperatures))
-    if impl == "cpu":
-        from .native import topk_into
-
+    if impl in ("cpu", "triton"):
+        topk_into = _kernel(impl)
         if isinstance(source, LogitsSource):  # read where they are
             topk_into(source.logits_NV[:, :valid_vocab], k, temperatures, *out)
             return out
