@@ -158,11 +158,12 @@ def compile_cuda(out: Path, folder: Path) -> None:
     header, and the bindings use the stable ABI alone.
     """
     torch_build = cpp_extension()
+    nvcc_flags = " ".join(["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xptxas=-v", *architectures()])
     include = " ".join(f"-I{path}" for path in torch_build.include_paths())
     libraries = " ".join(f"-L{path}" for path in torch_build.library_paths())
     cxx = f"{os.environ.get('CXX', 'c++')} {' '.join([*CXX_FLAGS, *STABLE_ABI])} -std=c++20 -fPIC"
     lines = [
-        f"nvcc = {nvcc()} -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden {' '.join(architectures())}",
+        f"nvcc = {nvcc()} {nvcc_flags}",
         "rule kernel\n  command = $nvcc -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         f"rule binding\n  command = {cxx} {include} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         "rule link\n  command = $nvcc -shared --cudart static $in -o $out "

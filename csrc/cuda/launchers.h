@@ -17,4 +17,29 @@ int distill_topk_rows(const void* logits, int32_t dtype, int64_t rows, int64_t r
                       const double* temperatures, int32_t n_temperatures, int64_t* ids, float* top, float* tails,
                       void* stream);
 
+
+// sums [n_rows, 3] of a list of tensors: <a, b>, <a, a>, <b, b> of every row; for difference != 0 the sums of (a - b)^2 and
+// |a - b|, and 0. `table`, in device memory: eight int64 a tensor, which are the pointers a, b, g, the number of rows before
+// it, its rows, their length, the dtype, 0. Rows are contiguous; every tensor has rows.
+int distill_match_rows(const void* table, int64_t n_tensors, int64_t n_rows, int32_t difference, double* sums,
+                       void* stream);
+
+// g = by[r, 0] a + by[r, 1] b + by[r, 2] sign(a - b) for every row r of the same table.
+int distill_combine_rows(const void* table, int64_t n_tensors, int64_t n_rows, const double* by, void* stream);
+
+// Doubles of scratch that distill_project_signs wants.
+int64_t distill_project_scratch(int64_t samples, int64_t features, int64_t dim);
+
+// total [samples, dim] (from 0 for first != 0) plus the signed sums of x [samples, features]; out = total * scale where out
+// is not null. Signs are those of global features first_feature, first_feature + 1, ...
+int distill_project_signs(const void* x, int32_t dtype, int64_t samples, int64_t row_stride, int64_t features,
+                          int64_t dim, int64_t seed, int64_t first_feature, int32_t first, double* scratch,
+                          double* total, float* out, double scale, void* stream);
+
+// ids, weights [rows, k] drawn from softmax(logits / temperature) over the first n_valid entries: threshold sampling, or
+// k multinomial draws. Random numbers of (seed, row_keys[r]). 0 <= k <= distill_max_k, n_valid < 2^32 - 1.
+int distill_sample_rows(const void* logits, int32_t dtype, int64_t rows, int64_t row_stride, int64_t n_valid, int32_t k,
+                        int32_t multinomial, double temperature, int64_t seed, const int64_t* row_keys, int64_t* ids,
+                        float* weights, void* stream);
+
 }

@@ -30,7 +30,15 @@ __device__ inline float widen(Bf16 x) {
 }
 __device__ inline float widen(Fp16 x) { return __half2float(__ushort_as_half(x.bits)); }
 
-// Four elements, loaded by one instruction.
+__device__ inline void narrow(float x, float& to) { to = x; }
+__device__ inline void narrow(float x, Bf16& to) {  // to nearest, ties to even; NaN stays NaN
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  to.bits = uint16_t(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+__device__ inline void narrow(float x, Fp16& to) { to.bits = __half_as_ushort(__float2half_rn(x)); }
+
+// Four elements, moved by one instruction.
 template <class E>
 struct alignas(4 * sizeof(E)) Four { E at[4]; };
 

@@ -29,9 +29,11 @@
 
 #define DISTILL_LAUNCH(kernel, grid, block, stream, ...) \
   (static_cast<void>(stream), cuda_on_cpu::launch(grid, block, [&] { kernel(__VA_ARGS__); }))
-// Blocks run one at a time, so one copy is enough.
-#define DISTILL_SHARED(type, name, extent) \
-  static type name extent;                 \
+// Blocks run one at a time, so one copy is enough. On the heap: g++ puts no red zones round the static variables of
+// templates and inline functions.
+#define DISTILL_SHARED(type, name, extent)                                                       \
+  typedef type name##_in_shared extent;                                                          \
+  static auto& name = *static_cast<name##_in_shared*>(std::malloc(sizeof(name##_in_shared))); \
   cuda_on_cpu::fill_once_per_block(&name, sizeof name)
 
 struct Index { unsigned x, y, z; };
@@ -52,6 +54,7 @@ struct Fiber {
   State state = State::done;
   unsigned thread = 0;
   unsigned mask = 0;  // lanes awaited at a warp barrier
+  unsigned block_barriers = 0, warp_barriers = 0;
 };
 
 struct Block {
@@ -67,7 +70,9 @@ struct Block {
   int votes = 0, vote_result = 0;
   void* filled[64];  // shared memory reached by this block
   unsigned n_filled = 0;
-  char block_tag = 0, start_tag = 0, warp_tag[MAX_THREADS / WARP] = {};
+  // What ThreadSanitizer orders by. Barriers take turns with two tags: a thread that goes on late must not be ordered
+  // behind one that has already arrived at the next barrier.
+  char start_tag = 0, end_tag = 0, block_tag[2] = {}, warp_tag[MAX_THREADS / WARP][2] = {};
 };
 inline Block block;
 
@@ -86,7 +91,7 @@ UNWATCHED inline void fiber_main() {
   arrived(block.running->stack, block.main);
   happens_after(&block.start_tag);
   block.body(block.kernel);
-  happens_before(&block.start_tag);
+  happens_before(&block.end_tag);
   yield_as(State::done);
 }
 
@@ -157,7 +162,7 @@ UNWATCHED void launch(uint64_t grid, unsigned threads, F kernel) {
     blockIdx = {unsigned(b), 0, 0};
     happens_before(&block.start_tag);
     run_block();
-    happens_after(&block.start_tag);
+    happens_after(&block.end_tag);
   }
 }
 
@@ -171,14 +176,15 @@ UNWATCHED inline void fill_once_per_block(void* start, std::size_t bytes) {
 
 UNWATCHED inline int block_barrier(int vote) {
   block.votes |= vote != 0;
-  happens_before(&block.block_tag);
+  char* tag = &block.block_tag[block.running->block_barriers++ % 2];
+  happens_before(tag);
   yield_as(State::at_block_barrier);
-  happens_after(&block.block_tag);
+  happens_after(tag);
   return block.vote_result;
 }
 
 UNWATCHED inline void warp_barrier(unsigned mask) {
-  char* tag = &block.warp_tag[block.running->thread / WARP];
+  char* tag = &block.warp_tag[block.running->thread / WARP][block.running->warp_barriers++ % 2];
   happens_before(tag);
   block.running->mask = mask;
   yield_as(State::at_warp_barrier);
@@ -229,4 +235,11 @@ inline float __half2float(__half x) {
   _Float16 half;
   std::memcpy(&half, &x.bits, sizeof half);
   return float(half);
+}
+inline uint16_t __half_as_ushort(__half x) { return x.bits; }
+inline __half __float2half_rn(float x) {
+  const _Float16 half = _Float16(x);
+  __half out;
+  std::memcpy(&out.bits, &half, sizeof half);
+  return out;
 }

@@ -75,7 +75,7 @@ FAULTS = {
         "constexpr int BUFFER = MAX_K + CHUNK;",
         "constexpr int BUFFER = MAX_K + CHUNK - 64;",
         "address",
-        "AddressSanitizer: global-buffer-overflow",
+        "heap-buffer-overflow",
     ),
     "unguarded counter": (
         "int at = atomicAdd(&count, passing);",
