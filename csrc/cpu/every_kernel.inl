@@ -2,4 +2,7 @@
 namespace distill::DISTILL_ISA {
 #include "lanes.inl"
 #include "convert.inl"
+#include "row_sums.inl"
+#include "row_gradients.inl"
+#include "topk.inl"
 }  // namespace distill::DISTILL_ISA

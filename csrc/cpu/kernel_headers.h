@@ -15,3 +15,5 @@
 #include "isa.h"
 #include "element_types.h"
 #include "convert.h"
+#include "support_rows.h"
+#include "topk.h"

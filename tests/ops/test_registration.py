@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from distill_core import ops
+from distill_core.ops import dispatch
 from distill_core.ops.sample_support import _sample_support_op
 from distill_core.ops.support_logits import linear_op, logits_op
 from distill_core.ops.topk_logits.ops import linear_topk_logits_op, topk_logits_op
@@ -46,10 +47,12 @@ def test_opcheck_linear_backward_and_double_backward(make_problem):
         )
 
 
-def test_opcheck_support_logits_all_orders(make_problem):
+@pytest.mark.parametrize(("impl", "dtype"), [("reference", torch.float64), ("cpu", torch.float32)])
+def test_opcheck_support_logits_all_orders(make_problem, impl, dtype):
+    assert dispatch.status()["support_logits"][impl]["available"]
     p = make_problem(n=5, v=9)
-    z = p.dense().detach().requires_grad_()
-    options = ([1.0, 2.0], *FLAGS)
+    z = p.dense().detach().to(dtype).requires_grad_()
+    options = ([1.0, 2.0], *FLAGS, impl)
     opcheck(logits_op.support_logits_op, (z, p.ids_NK, p.labels_N, *options))
     found = logits_op.support_logits_op(z, p.ids_NK, p.labels_N, *options)
     given = cotangents(found)

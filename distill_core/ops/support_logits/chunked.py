@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..head import Head, compute_dtype
 from ..row_chunks import default_rows, row_chunks
+from .native_tile import NativeTile
 from .reference import Statistics
 from .tile import Cotangents, Tile
 
@@ -80,11 +81,13 @@ class Request(NamedTuple):
     extras: Sequence[str]
     softcap: float | None = None
     logit_scale: float = 1.0
+    impl: str = "reference"
 
-    def tile(self, z_CV: Tensor, rows: slice) -> Tile:
+    def tile(self, z_CV: Tensor, rows: slice) -> Tile | NativeTile:
         """The tile of these rows."""
         labels_C = None if self.labels_N is None else self.labels_N[rows]
-        return Tile(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
+        kind = NativeTile if self.impl == "cpu" else Tile
+        return kind(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
 
 
 def empty_statistics(source: Source, request: Request) -> Statistics:

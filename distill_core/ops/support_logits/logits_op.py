@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import check_id_values, check_label_values
 from ..head import compute_dtype
+from . import native_rows as native
 from .chunked import LogitsSource, Request, empty_statistics, forward, logits_backward
 from .linear_op import extras_of
 from .second_order import logits_double_backward
@@ -19,14 +20,21 @@ from .tile import Cotangents
 
 NAME = "support_logits"
 _INPUTS = "Tensor logits, Tensor ids, Tensor? labels"
-_OPTIONS = "float[] temperatures, bool mean, bool entropy, bool top1"
+_OPTIONS = "float[] temperatures, bool mean, bool entropy, bool top1, str impl"
 _COTANGENTS = "Tensor support_grad, Tensor tail_grad, Tensor? label_grad, Tensor? mean_grad, Tensor? entropy_grad"
 
 
 def _parts(
-    logits: Tensor, ids: Tensor, labels: Tensor | None, temperatures: list[float], *flags: bool
+    logits: Tensor,
+    ids: Tensor,
+    labels: Tensor | None,
+    temperatures: list[float],
+    mean: bool,
+    entropy: bool,
+    top1: bool,
+    impl: str,
 ) -> tuple[LogitsSource, Request]:
-    return LogitsSource(logits), Request(ids, labels, temperatures, extras_of(*flags))
+    return LogitsSource(logits), Request(ids, labels, temperatures, extras_of(mean, entropy, top1), impl=impl)
 
 
 @torch.library.custom_op(
@@ -35,11 +43,13 @@ def _parts(
     schema=f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def support_logits_op(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """Statistics of all rows, chunk by chunk."""
+    """Statistics of all rows, chunk by chunk; in C++ row by row, straight from the logits."""
     source, request = _parts(logits, *rest)
     check_id_values(NAME, request.ids_NK, source.vocabulary)
     if request.labels_N is not None:
         check_label_values(NAME, request.labels_N, source.vocabulary)
+    if request.impl == "cpu":
+        return tuple(native.logits_forward(source, request))
     return tuple(forward(source, request))
 
 
@@ -54,8 +64,10 @@ def _(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     schema=f"({_INPUTS}, Tensor tail, {_COTANGENTS}, {_OPTIONS}) -> Tensor",
 )
 def support_logits_backward_op(logits: Tensor, ids: Tensor, labels: Tensor | None, tail: Tensor, *rest: Any) -> Tensor:
-    """Gradient of the logits, chunk by chunk."""
+    """Gradient of the logits, chunk by chunk; in C++ row by row."""
     source, request = _parts(logits, ids, labels, *rest[5:])
+    if request.impl == "cpu":
+        return native.logits_backward(source, request, tail, Cotangents(*rest[:5]))
     return logits_backward(source, request, tail, Cotangents(*rest[:5]))
 
 
@@ -74,8 +86,8 @@ def support_logits_double_backward_op(
     logits: Tensor, ids: Tensor, labels: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
     """Gradients of logits and cotangents of the gradient."""
-    source, request = _parts(logits, ids, labels, *rest[5:9])
-    dlogits, dcotangents = logits_double_backward(source, request, Cotangents(*rest[:5]), rest[9])
+    source, request = _parts(logits, ids, labels, *rest[5:10])
+    dlogits, dcotangents = logits_double_backward(source, request, Cotangents(*rest[:5]), rest[10])
     return dlogits, *dcotangents
 
 
@@ -107,7 +119,7 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         entropy if ctx.options[2] else None,
         *ctx.options,
     )
-    return dlogits, *[None] * 6
+    return dlogits, *[None] * 7
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,7 +132,7 @@ def _double_backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
     logits, ids, labels, *cotangents = ctx.saved_tensors
     dlogits, *dcotangents = support_logits_double_backward_op(logits, ids, labels, *cotangents, *ctx.options, grad_grad)
     dgiven = [None if c is None else d for c, d in zip(cotangents, dcotangents, strict=True)]
-    return dlogits, None, None, None, *dgiven, *[None] * 4
+    return dlogits, None, None, None, *dgiven, *[None] * 5
 
 
 support_logits_op.register_autograd(_backward, setup_context=_save_for_backward)

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...shapes import BiasV, HiddenND, LogitsNV, WeightVD
+from .. import cpu_library
 from ..arguments import check_head, check_k, check_logits, check_temperatures, check_vocabulary_limit
-from ..dispatch import Impl, declare, select
+from ..dispatch import Impl, declare, offer, select
 from .ops import linear_topk_logits_op, topk_logits_op
 from .result import TopK
 
 __all__ = ["TopK", "linear_topk_logits", "topk_logits"]
 
-declare("topk_logits")
-declare("linear_topk_logits")
+for _op in ("topk_logits", "linear_topk_logits"):
+    declare(_op)
+    offer(_op, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 def topk_logits(
@@ -50,8 +52,8 @@ def topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
     check_k(op, k, limit)
-    select(op, impl, logits_NV.device.type, logits_NV.dtype)
-    ids_NK, top_NK, tail_NT = topk_logits_op(logits_NV.detach(), k, list(checked), limit)
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype)
+    ids_NK, top_NK, tail_NT = topk_logits_op(logits_NV.detach(), k, list(checked), limit, chosen)
     return TopK(ids_NK, top_NK, tail_NT, checked)
 
 
@@ -87,7 +89,7 @@ def linear_topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, weight_VD.shape[0])
     check_k(op, k, limit)
-    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
+    chosen = select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     ids_NK, top_NK, tail_NT = linear_topk_logits_op(
         hidden_ND.detach(),
         weight_VD.detach(),
@@ -97,5 +99,6 @@ def linear_topk_logits(
         softcap,
         float(logit_scale),
         limit,
+        chosen,
     )
     return TopK(ids_NK, top_NK, tail_NT, checked)

@@ -23,8 +23,19 @@ def _empty(source: Source, k: int, temperatures: int) -> tuple[Tensor, Tensor, T
     )
 
 
-def _chunked(source: Source, k: int, temperatures: list[float], valid_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+def _chunked(
+    source: Source, k: int, temperatures: list[float], valid_vocab: int, impl: str
+) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(source, k, len(temperatures))
+    if impl == "cpu":
+        from .native import topk_into
+
+        if isinstance(source, LogitsSource):  # read where they are
+            topk_into(source.logits_NV[:, :valid_vocab], k, temperatures, *out)
+            return out
+        for rows in rows_of(source, None):
+            topk_into(source.logits(rows)[:, :valid_vocab], k, temperatures, *(into[rows] for into in out))
+        return out
     for rows in rows_of(source, None):
         found = topk_and_tail(source.logits(rows)[:, :valid_vocab], k, temperatures)
         for into, value in zip(out, found, strict=True):
@@ -39,17 +50,17 @@ def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | 
 @torch.library.custom_op(
     "distill_core::topk_logits",
     mutates_args=(),
-    schema="(Tensor logits, int k, float[] temperatures, int valid_vocab) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor logits, int k, float[] temperatures, int valid_vocab, str impl) -> (Tensor, Tensor, Tensor)",
 )
 def topk_logits_op(
-    logits: Tensor, k: int, temperatures: list[float], valid_vocab: int
+    logits: Tensor, k: int, temperatures: list[float], valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Top-k and tails of logits that exist."""
-    return _chunked(LogitsSource(logits), k, temperatures, valid_vocab)
+    return _chunked(LogitsSource(logits), k, temperatures, valid_vocab, impl)
 
 
 @topk_logits_op.register_fake
-def _(logits: Tensor, k: int, temperatures: list[float], valid_vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+def _(logits: Tensor, k: int, temperatures: list[float], valid_vocab: int, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     return _empty(LogitsSource(logits), k, len(temperatures))
 
 
@@ -57,7 +68,7 @@ def _(logits: Tensor, k: int, temperatures: list[float], valid_vocab: int) -> tu
     "distill_core::linear_topk_logits",
     mutates_args=(),
     schema="(Tensor hidden, Tensor weight, Tensor? bias, int k, float[] temperatures, float? softcap,"
-    " float logit_scale, int valid_vocab) -> (Tensor, Tensor, Tensor)",
+    " float logit_scale, int valid_vocab, str impl) -> (Tensor, Tensor, Tensor)",
 )
 def linear_topk_logits_op(
     hidden: Tensor,
@@ -68,12 +79,13 @@ def linear_topk_logits_op(
     softcap: float | None,
     logit_scale: float,
     valid_vocab: int,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Top-k and tails from hidden states, chunk by chunk."""
     # Padding rows of the head are never multiplied.
     weight, bias = weight[:valid_vocab], None if bias is None else bias[:valid_vocab]
     with exact_arithmetic(hidden):
-        return _chunked(_head(hidden, weight, bias, softcap, logit_scale), k, temperatures, valid_vocab)
+        return _chunked(_head(hidden, weight, bias, softcap, logit_scale), k, temperatures, valid_vocab, impl)
 
 
 @linear_topk_logits_op.register_fake
@@ -86,5 +98,6 @@ def _(
     softcap: float | None,
     logit_scale: float,
     valid_vocab: int,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty(_head(hidden, weight, bias, softcap, logit_scale), k, len(temperatures))

@@ -1,0 +1,52 @@
+// The k largest entries of a row and, per temperature, the logsumexp of the rest.
+#pragma once
+
+#include "element_types.h"
+#include "isa.h"
+
+namespace distill {
+
+// What is asked of every row. `temperature` holds `temperatures` positive numbers; with none, no exp is computed.
+struct TopkTask {
+  int64_t length;  // entries of a row that count, below 2^31
+  int64_t k;       // 0 .. length
+  int64_t block;   // entries of a block, a power of two
+  int64_t blocks;  // of a row, the last one perhaps shorter
+  int64_t temperatures;
+  const double* temperature;
+};
+
+// Working memory of one thread, allocated once and used for one row after another.
+struct TopkScratch {
+  float* block_max;       // [blocks]
+  float* block_ref;       // [blocks] what block_sum is relative to
+  float* block_sum;       // [temperatures, blocks] sum of exp((z - ref) / temperature)
+  unsigned char* holds;   // [blocks] 1: one of the k largest lies in it
+  uint64_t* block_keys;   // [blocks]
+  uint64_t* keys;         // [key_capacity(task)] value and id of candidates, later of the k largest, largest first
+  uint64_t* spare;        // [k] for sorting
+};
+
+// Entries per block: at least k blocks if that leaves them 64 entries, so that the k-th largest block maximum is a
+// threshold below which nothing need be looked at.
+inline int64_t topk_block(int64_t length, int64_t k) { return k > 0 && k * 512 > length ? 64 : 256; }
+
+inline TopkTask topk_task(int64_t length, int64_t k, int64_t temperatures, const double* temperature) {
+  const int64_t block = topk_block(length, k);
+  return {length, k, block, (length + block - 1) / block, temperatures, temperature};
+}
+
+// Candidates are cut back to k as soon as there are 2 k + 64 at the end of a block; or all entries are candidates.
+inline int64_t key_capacity(const TopkTask& task) {
+  const int64_t few = 2 * task.k + 64 + task.block;
+  return few > task.length ? few : task.length;
+}
+
+}  // namespace distill
+
+DISTILL_KERNEL(topk_row, const float* z, const TopkTask& task, const TopkScratch& scratch, int64_t* ids, float* values,
+               float* tails)
+DISTILL_KERNEL(topk_row, const bf16* z, const TopkTask& task, const TopkScratch& scratch, int64_t* ids, float* values,
+               float* tails)
+DISTILL_KERNEL(topk_row, const fp16* z, const TopkTask& task, const TopkScratch& scratch, int64_t* ids, float* values,
+               float* tails)
