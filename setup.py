@@ -103,14 +103,21 @@ def codec() -> Extension:
     compiler()
     flags = [*CXX_FLAGS, "-std=c++17"]
     include = [pybind11_include(), "csrc/codec"]
-    return Extension("distill_core._codec", files, include_dirs=include, extra_compile_args=flags, language="c++")
+    return Extension(
+        "distill_core._codec",
+        files,
+        include_dirs=include,
+        extra_compile_args=flags,
+        depends=headers("codec"),
+        language="c++",
+    )
 
 
 def cpu() -> Extension:
     files = sources("cpu")
     compiler()
     torch_build = cpp_extension()
-    flags = [*CXX_FLAGS, *STABLE_ABI, "-Wno-psabi"]
+    flags = [*CXX_FLAGS, *STABLE_ABI, "-Wno-psabi", "-Wno-maybe-uninitialized"]  # g++ 12 misreads its own headers
     return torch_build.CppExtension(
         "distill_core._C", files, py_limited_api=True, extra_compile_args=flags, depends=headers("cpu")
     )

@@ -5,4 +5,5 @@ namespace distill::DISTILL_ISA {
 #include "row_sums.inl"
 #include "row_gradients.inl"
 #include "topk.inl"
+#include "sample.inl"
 }  // namespace distill::DISTILL_ISA

@@ -17,3 +17,4 @@
 #include "convert.h"
 #include "support_rows.h"
 #include "topk.h"
+#include "sample.h"

@@ -2,9 +2,9 @@
 
 constexpr int G = 4 * W;  // columns of a group: four registers
 
-#if defined(__AVX512F__)
+#if DISTILL_LANES == 16
 typedef uint64_t Marks;
-#elif defined(__AVX2__)
+#elif DISTILL_LANES == 8
 typedef uint32_t Marks;
 #else
 typedef uint16_t Marks;

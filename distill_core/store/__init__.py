@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distill_core.store.coding import codec_in_use as codec_in_use
     from distill_core.store.export import export_parquet as export_parquet
     from distill_core.store.information import StoreInfo as StoreInfo
     from distill_core.store.information import store_info as store_info
@@ -30,6 +31,7 @@ _ROOMS = {
     "StoreReader": "reader",
     "StoreWriter": "writer",
     "VocabularyInfo": "tokenizer",
+    "codec_in_use": "coding",
     "export_parquet": "export",
     "merge_stores": "merge",
     "sequence_key": "keys",

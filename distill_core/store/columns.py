@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distill_core.store import bits
+from distill_core.store.coding import active, finished
 from distill_core.store.meta import ENTROPY_STEP_NAT, LABEL_STEP_NAT, StoreMeta
 from distill_core.store.rows import FloatArray, RowArrays
 from distill_core.store.sampled_codec import (
@@ -78,25 +79,40 @@ def _on_grid(values_N: FloatArray | None, step: float, *, least: float) -> bytes
         return None
     possible_N = values_N > -FLOOR_NAT
     grid_N = np.rint(np.maximum(np.where(possible_N, values_N, 0.0), least) / step)
-    return bits.pack_offset(np.where(possible_N, grid_N, IMPOSSIBLE).astype(np.int64))
+    return active().pack_offset(np.where(possible_N, grid_N, IMPOSSIBLE).astype(np.int64))
 
 
 def _off_grid(blob: memoryview | None, n_rows: int, step: float) -> NDArray[np.float32] | None:
     if blob is None:
         return None
-    grid_N, _ = bits.unpack_offset(blob, n_rows)
+    grid_N, rest = active().unpack_offset(blob, n_rows)
+    finished(rest, "entropy or label")
     return np.where(grid_N == IMPOSSIBLE, -np.inf, grid_N * step).astype(np.float32)
 
 
+def check_lengths(columns: Mapping[str, memoryview | None], n_tokens: int, n_rows: int) -> None:
+    """Refuse a stated length that the bytes do not bear out, before memory is taken for it.
+
+    Raises:
+        ValueError: saying what is stated and what is there.
+    """
+    blob = columns["tokens"] or memoryview(b"")
+    width = blob[0] if len(blob) else 0
+    if not 1 <= width <= 32 or len(blob) != 1 + bits.fixed_bytes(width, n_tokens):
+        raise ValueError(f"{n_tokens} tokens of {width} bits are stated; the column has {len(blob)} bytes")
+    if n_rows > n_tokens:
+        raise ValueError(f"{n_rows} rows are stated for {n_tokens} tokens")
+
+
 def encode_tokens(ids_T: NDArray[np.uint32], meta: StoreMeta) -> bytes:
-    """Token ids on as many bits as the largest needs (at least the vocabulary's): first byte the width."""
-    width = max(bits.width_of(meta.vocabulary_size - 1), bits.width_of(int(ids_T.max(initial=0))))
-    return bytes([width]) + bits.pack_fixed(ids_T.astype(np.int64), width)
+    """Token ids on as many bits as the largest needs (at least the vocabulary's): first byte the width, 1 to 32."""
+    width = max(1, bits.width_of(meta.vocabulary_size - 1), bits.width_of(int(ids_T.max(initial=0))))
+    return bytes([width]) + active().pack_fixed(ids_T.astype(np.int64), width)
 
 
 def decode_tokens(blob: memoryview, n_tokens: int) -> NDArray[np.uint32]:
     """Inverse of :func:`encode_tokens`."""
-    return bits.unpack_fixed(blob[1:], blob[0], n_tokens).astype("<u4")
+    return active().unpack_fixed(blob[1:], blob[0], n_tokens).astype("<u4")
 
 
 def position_array(positions: ArrayLike, n_tokens: int) -> NDArray[np.int64]:
@@ -143,6 +159,8 @@ def decode_positions(blob: memoryview, n_tokens: int) -> NDArray[np.int64]:
         inside = np.unpackbits(np.frombuffer(blob[1:], dtype=np.uint8), bitorder="little")[:n_tokens]
         return np.flatnonzero(inside)
     edges = np.frombuffer(blob[1:], dtype="<u4").astype(np.int64)
+    if bool((edges > n_tokens).any()):
+        raise ValueError(f"positions go to {int(edges.max())} in a sequence of {n_tokens} tokens")
     marks = np.zeros(n_tokens + 1, dtype=np.int8)
     marks[edges[0::2]] += 1
     marks[edges[1::2]] -= 1

@@ -105,7 +105,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the state of a store; the unfinished last line of an interrupted capture is dropped.
 
     Raises:
-        StoreError: not a store, a newer version, or damaged.
+        StoreError: not a store, another version of the format, or damaged.
     """
     path = directory / DESCRIPTION
     if not path.is_file():

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from distill_core.errors import StoreError
 from distill_core.store.keys import MAX_VOCABULARY
 
-SCHEMA_VERSION = 1
-"""Version of the format; a reader refuses a newer one."""
+SCHEMA_VERSION = 2
+"""Version of the format; a reader refuses any other. 1 had ids of fixed width and one Rice code for all gaps."""
 
 STEP_NAT = 1.0 / 128.0
 """Grid of quantised log-odds, nat, at the lowest captured temperature."""
@@ -112,7 +112,7 @@ class StoreMeta:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            StoreError: a newer schema version, or fields that are missing or wrong.
+            StoreError: another schema version, or fields that are missing or wrong.
         """
         version = value.get("schema_version")
         if version != SCHEMA_VERSION:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distill_core.errors import StoreError
-from distill_core.store.columns import decode_positions, decode_rows, decode_tokens, position_array
+from distill_core.store.columns import check_lengths, decode_positions, decode_rows, decode_tokens, position_array
 from distill_core.store.keys import KEY_BYTES, key_of, token_array
 from distill_core.store.manifest import read_manifest
 from distill_core.store.meta import StoreMeta
@@ -18,6 +18,10 @@ from distill_core.store.shard import ShardView, StoredSequence, damaged, file_sh
 
 _OPEN_SHARDS = 256
 """Shards kept mapped at a time."""
+
+
+_UNDECODABLE = (ValueError, IndexError, KeyError, OverflowError, MemoryError)
+"""What decoding bytes that were not encoded here may raise."""
 
 
 class StoreReader:
@@ -29,7 +33,7 @@ class StoreReader:
         unfinished: accept a capture that has not finished (whole shards can be read).
 
     Raises:
-        StoreError: not a store, a newer version, damaged, or unfinished.
+        StoreError: not a store, another version of the format, damaged, or unfinished.
 
     >>> import tempfile
     >>> from distill_core.store import StoreWriter
@@ -110,8 +114,7 @@ class StoreReader:
     def positions(self, input_ids: ArrayLike) -> NDArray[np.int64]:
         """[N] positions of the sequence that have rows."""
         ids_T = token_array(input_ids)
-        n_tokens, _, columns = self._columns(self._index_of(ids_T))
-        stored_N = decode_positions(_present(columns["positions"]), n_tokens)
+        stored_N = self._positions(self._index_of(ids_T))
         return stored_N[stored_N < ids_T.size]
 
     def revision(self, input_ids: ArrayLike) -> str:
@@ -142,15 +145,34 @@ class StoreReader:
 
     def _decoded(self, index: int, draw: int) -> tuple[int, NDArray[np.int64], RowArrays]:
         n_tokens, n_rows, columns = self._columns(index)
+        positions_N = self._positions(index)
+        try:
+            return n_tokens, positions_N, decode_rows(columns, n_rows, self.meta, draw)
+        except _UNDECODABLE as error:
+            raise self._damaged(index, error) from error
+
+    def _positions(self, index: int) -> NDArray[np.int64]:
+        n_tokens, n_rows, columns = self._columns(index)
         try:
             positions_N = decode_positions(_present(columns["positions"]), n_tokens)
-            return n_tokens, positions_N, decode_rows(columns, n_rows, self.meta, draw)
-        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
-            raise damaged(self._view(self._place(index)[0]).path, f"a sequence cannot be decoded: {error}") from error
+            if positions_N.size != n_rows:
+                raise ValueError(f"{n_rows} rows are stated; {positions_N.size} positions are there")
+            return positions_N
+        except _UNDECODABLE as error:
+            raise self._damaged(index, error) from error
 
     def _columns(self, index: int) -> tuple[int, int, dict[str, memoryview | None]]:
         shard, row = self._place(index)
-        return self._view(shard).sequence(row)
+        n_tokens, n_rows, columns = self._view(shard).sequence(row)
+        try:
+            check_lengths(columns, n_tokens, n_rows)
+        except _UNDECODABLE as error:
+            raise self._damaged(index, error) from error
+        return n_tokens, n_rows, columns
+
+    def _damaged(self, index: int, error: Exception) -> StoreError:
+        path = self._view(self._place(index)[0]).path
+        return damaged(path, f"a sequence cannot be decoded: {error}")
 
     def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -163,6 +185,7 @@ class StoreReader:
             path = self.directory / record.name
             check_shard(path, record.sha256, record.n_bytes, contents=self._checksums)
             view = ShardView(path)
+            view.require_columns(self.meta)
             while len(self._views) >= _OPEN_SHARDS:
                 self._views.pop(next(iter(self._views)))
             self._views[shard] = view

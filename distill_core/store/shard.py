@@ -156,6 +156,15 @@ class ShardView:
             raise damaged(path, str(error).splitlines()[0]) from error
         self.n_sequences = sum(batch.num_rows for batch in self.batches)
 
+    def require_columns(self, meta: StoreMeta) -> None:
+        """Refuse a shard whose columns are not those of the store.
+
+        Raises:
+            StoreError: naming the shard.
+        """
+        if not self.schema.equals(shard_schema(meta), check_metadata=False):
+            raise damaged(self.path, f"its columns are {self.schema.names}, not those of the store")
+
     @property
     def schema(self) -> pa.Schema:
         return self._reader.schema
@@ -167,8 +176,10 @@ class ShardView:
         for number, field in enumerate(batch.schema):
             if pa.types.is_binary(field.type):
                 value = batch.column(number)[row]
-                columns[field.name] = memoryview(value.as_buffer()) if value.is_valid else None
+                columns[field.name] = memoryview(value.as_buffer()).cast("B") if value.is_valid else None
         n_tokens, n_rows = batch.column("n_tokens")[row].as_py(), batch.column("n_rows")[row].as_py()
+        if n_tokens is None or n_rows is None:
+            raise damaged(self.path, f"sequence {index} has no length")
         return int(n_tokens), int(n_rows), columns
 
     def revision(self, index: int) -> str | None:

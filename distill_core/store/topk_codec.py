@@ -6,7 +6,8 @@ A row is its logits below the largest one, on a grid, and for each temperature t
 logit, on a grid of its own. The largest is not stored: it has what the rest leaves, ``p_max = 1 / (1 + sum of odds)``.
 With every log-odds within s/2 of the truth, ``log p_i`` and ``log(1 - p_max)`` are within s, however peaked the row
 (a log-sum-exp lies between the smallest and the largest change of its terms). Entries go by descending value, so gaps
-are small numbers: ids take ``ceil(log2 V)`` bits, gaps about 6.
+are small numbers, the smaller the further down a row: about 5 bits each. Ids are coded by octave, about 13 bits each
+at V = 49,152.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_core.store import bits
+from distill_core.store.coding import Codec, active, finished
 from distill_core.store.meta import STEP_NAT, StoreMeta
 from distill_core.store.rows import RowArrays
 
@@ -56,26 +58,26 @@ def encode_topk(rows: RowArrays, meta: StoreMeta) -> dict[str, bytes]:
         odds_NM = tail_NM - top_N[:, None] / temperatures_M
         alive_NM = tail_NM >= best_N[:, None] / temperatures_M - FLOOR_NAT
     tail_grid_NM = np.where(alive_NM, np.rint(np.where(alive_NM, odds_NM, 0.0) / STEP_NAT), IMPOSSIBLE)
+    codec = active()
     return {
-        "counts": bits.pack_offset(n_entries_N) + bits.pack_offset(n_valued_N),
-        "ids": bits.pack_fixed(ids_NK[ids_NK >= 0], bits.width_of(meta.vocabulary_size - 1)),
-        "values": pack_descending(leading(grid_NK, n_valued_N), n_valued_N),
-        "tail": bits.pack_offset(tail_grid_NM.astype(np.int64).reshape(-1)),
+        "counts": codec.pack_offset(n_entries_N) + codec.pack_offset(n_valued_N),
+        "ids": codec.pack_octaves(ids_NK[ids_NK >= 0]),
+        "values": pack_descending(codec, leading(grid_NK, n_valued_N), n_valued_N),
+        "tail": codec.pack_offset(tail_grid_NM.astype(np.int64).reshape(-1)),
     }
 
 
 def decode_topk(columns: dict[str, memoryview], n_rows: int, meta: StoreMeta) -> RowArrays:
     """Rows of one sequence: ``logits = T0 log p``, tails to match, float32."""
     temperatures_M = np.asarray(meta.temperatures, dtype=np.float64)
-    n_entries_N, rest = bits.unpack_offset(columns["counts"], n_rows)
-    n_valued_N, _ = bits.unpack_offset(rest, n_rows)
-    width = bits.width_of(meta.vocabulary_size - 1)
-    ids_E = bits.unpack_fixed(columns["ids"], width, int(n_entries_N.sum()))
-    ids_NK = placed(ids_E, n_entries_N, meta.k, fill=-1)
-    grid_E = unpack_descending(columns["values"], n_valued_N)
+    codec = active()
+    n_entries_N, n_valued_N = unpack_counts(codec, columns["counts"], n_rows, meta.k)
+    ids_NK = placed(unpack_ids(codec, columns["ids"], n_entries_N, meta), n_entries_N, meta.k, fill=-1)
+    grid_E = unpack_descending(codec, columns["values"], n_valued_N)
     below_E = grid_E * (STEP_NAT * temperatures_M.min())
     logits_NK = placed(-below_E, n_valued_N, meta.k, fill=-np.inf)
-    tail_grid, _ = bits.unpack_offset(columns["tail"], n_rows * temperatures_M.size)
+    tail_grid, rest = codec.unpack_offset(columns["tail"], n_rows * temperatures_M.size)
+    finished(rest, "tail")
     tail_NM = np.where(tail_grid == IMPOSSIBLE, -np.inf, tail_grid * STEP_NAT).reshape(n_rows, temperatures_M.size)
 
     # log-sum-exp at T0, then shift so that the logits are T0 log p
@@ -92,29 +94,43 @@ def decode_topk(columns: dict[str, memoryview], n_rows: int, meta: StoreMeta) ->
     )
 
 
-def pack_descending(grid_E: bits.Ints, counts_N: bits.Ints) -> bytes:
-    """Ascending grid values that start at 0 in each row: the first step at fixed width, the rest as gaps."""
-    gaps_E = np.diff(grid_E, prepend=0)
-    first_E = bits.first_in_segment(counts_N)
-    second_E = np.zeros_like(first_E)
-    second_E[1:] = first_E[:-1]
-    second_E &= ~first_E
-    return bits.pack_offset(gaps_E[second_E]) + bits.pack_rice(gaps_E[~first_E & ~second_E])
+def unpack_counts(codec: Codec, blob: memoryview, n_rows: int, k: int) -> tuple[bits.Ints, bits.Ints]:
+    """Entries of each row, and how many of them have a value of their own."""
+    n_entries_N, rest = codec.unpack_offset(blob, n_rows)
+    n_valued_N, rest = codec.unpack_offset(rest, n_rows)
+    finished(rest, "counts")
+    low, high = int(n_valued_N.min(initial=0)), int(n_entries_N.max(initial=0))
+    if low < 0 or high > k or bool((n_valued_N > n_entries_N).any()):
+        raise ValueError(f"column 'counts' tells of {low} to {high} entries in a row; expected 0 to k = {k}")
+    return n_entries_N, n_valued_N
 
 
-def unpack_descending(blob: memoryview, counts_N: bits.Ints) -> bits.Ints:
+def unpack_ids(codec: Codec, blob: memoryview, counts_N: bits.Ints, meta: StoreMeta) -> bits.Ints:
+    """Ids coded by octave, one row after the other."""
+    ids_E, rest = codec.unpack_octaves(blob, int(counts_N.sum()))
+    finished(rest, "ids")
+    return in_vocabulary(ids_E, meta)
+
+
+def in_vocabulary(ids_E: bits.Ints, meta: StoreMeta) -> bits.Ints:
+    """The ids, all of which must be tokens."""
+    if int(ids_E.max(initial=0)) >= meta.vocabulary_size:
+        raise ValueError(f"token id {int(ids_E.max())} in a vocabulary of {meta.vocabulary_size}")
+    return ids_E
+
+
+def pack_descending(codec: Codec, grid_E: bits.Ints, counts_N: bits.Ints) -> bytes:
+    """Ascending grid values that start at 0 in each row, as gaps by rank."""
+    rank_E = bits.rank_in_segment(counts_N)
+    return codec.pack_by_rank(np.diff(grid_E, prepend=0)[rank_E > 0], rank_E[rank_E > 0])
+
+
+def unpack_descending(codec: Codec, blob: memoryview, counts_N: bits.Ints) -> bits.Ints:
     """Inverse of :func:`pack_descending`."""
-    n_second = int((counts_N > 1).sum())
-    n_later = int(np.maximum(counts_N - 2, 0).sum())
-    second, rest = bits.unpack_offset(blob, n_second)
-    later, _ = bits.unpack_rice(rest, n_later)
-    first_E = bits.first_in_segment(counts_N)
-    second_E = np.zeros_like(first_E)
-    second_E[1:] = first_E[:-1]
-    second_E &= ~first_E
-    gaps_E = np.zeros(first_E.size, dtype=np.int64)
-    gaps_E[second_E] = second
-    gaps_E[~first_E & ~second_E] = later
+    rank_E = bits.rank_in_segment(counts_N)
+    gaps_E = np.zeros(rank_E.size, dtype=np.int64)
+    gaps_E[rank_E > 0], rest = codec.unpack_by_rank(blob, rank_E[rank_E > 0])
+    finished(rest, "values")
     return bits.segment_cumsum(gaps_E, counts_N)
 
 

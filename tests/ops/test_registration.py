@@ -64,12 +64,13 @@ def test_opcheck_support_logits_all_orders(make_problem, impl, dtype):
     )
 
 
-def test_opcheck_teacher_side(make_problem):
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_opcheck_teacher_side(make_problem, impl):
     p = make_problem(dtype=torch.float32)
     hidden, weight, bias = (x.detach() for x in p.inputs)
-    opcheck(topk_logits_op, (hidden @ weight.T, 4, [1.0, 2.0], 30))
-    opcheck(linear_topk_logits_op, (hidden, weight, bias, 4, [1.0, 2.0], 3.0, 1.1, 30))
-    opcheck(_sample_support_op, (hidden @ weight.T, 4, "threshold", 1.0, 3, torch.arange(11), 30))
+    opcheck(topk_logits_op, (hidden @ weight.T, 4, [1.0, 2.0], 30, impl))
+    opcheck(linear_topk_logits_op, (hidden, weight, bias, 4, [1.0, 2.0], 3.0, 1.1, 30, impl))
+    opcheck(_sample_support_op, (hidden @ weight.T, 4, "threshold", 1.0, 3, torch.arange(11), 30, impl))
 
 
 def primitive(p, logp):

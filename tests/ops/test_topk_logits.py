@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from distill_core import ops
 
 inf = math.inf
+every_impl = pytest.mark.parametrize("impl", ["reference", "cpu"])
 
 
 def by_definition(z, k, t, limit):
@@ -24,6 +25,7 @@ def by_definition(z, k, t, limit):
     return torch.tensor(ids, dtype=torch.int64).reshape(z.shape[0], k), torch.stack(tails)
 
 
+@every_impl
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 5),
@@ -32,12 +34,14 @@ def by_definition(z, k, t, limit):
     levels=st.sampled_from([1, 2, 5, 1000]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
 )
-def test_equals_the_definition_with_ties(n, v, data, levels, dtype):
+def test_equals_the_definition_with_ties(impl, n, v, data, levels, dtype):
+    if impl == "cpu" and dtype == torch.float64:
+        dtype = torch.float32
     limit = data.draw(st.integers(0, v))
     k = data.draw(st.integers(0, limit))
     g = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
     z = (torch.randint(0, levels, (n, v), generator=g) * (20.0 / levels) - 10).to(dtype)
-    found = ops.topk_logits(z, k, temperatures=(1.0, 2.0), valid_vocab=limit)
+    found = ops.topk_logits(z, k, temperatures=(1.0, 2.0), valid_vocab=limit, impl=impl)
     ids, tail = by_definition(z, k, 2.0, limit)
     assert torch.equal(found.ids_NK, ids)
     assert torch.equal(found.logits_NK.double(), z.double().gather(1, ids))
@@ -49,51 +53,68 @@ def test_equals_the_definition_with_ties(n, v, data, levels, dtype):
         torch.testing.assert_close(logp.exp().sum(1) + rest.exp(), torch.ones(n, dtype=rest.dtype), rtol=0, atol=1e-5)
 
 
-def test_whole_vocabulary_has_an_empty_tail():
+@every_impl
+def test_whole_vocabulary_has_an_empty_tail(impl):
     z = torch.randn(3, 7)
-    found = ops.topk_logits(z, 7)
+    found = ops.topk_logits(z, 7, impl=impl)
     assert (found.tail_NT == -inf).all()
     logp, tail = found.log_probs()
     assert (tail == -inf).all()
     torch.testing.assert_close(logp, torch.log_softmax(z, 1).sort(1, descending=True).values)
 
 
-def test_padding_rows_of_a_head_are_ignored():
+@every_impl
+def test_padding_rows_of_a_head_are_ignored(impl):
     z = torch.randn(4, 20)
     z[:, 15:] = 50.0
     z[0, 16] = math.nan
-    found = ops.topk_logits(z, 5, valid_vocab=15)
-    plain = ops.topk_logits(z[:, :15].contiguous(), 5)
+    found = ops.topk_logits(z, 5, valid_vocab=15, impl=impl)
+    plain = ops.topk_logits(z[:, :15].contiguous(), 5, impl=impl)
     assert torch.equal(found.ids_NK, plain.ids_NK) and torch.equal(found.tail_NT, plain.tail_NT)
 
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 3.0, "logit_scale": 1.4}, {"valid_vocab": 29}], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_linear_equals_topk_of_the_logits(make_problem, options, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [
+        ("reference", torch.float64),
+        ("reference", torch.float32),
+        ("reference", torch.bfloat16),
+        ("cpu", torch.float32),
+        ("cpu", torch.bfloat16),
+        ("cpu", torch.float16),
+    ],
+    ids=str,
+)
+def test_linear_equals_topk_of_the_logits(make_problem, options, impl, dtype, monkeypatch):
     p = make_problem(dtype=dtype, spread=0.3)
     exact = p.double()
     z = exact.dense(softcap=options.get("softcap"), scale=options.get("logit_scale", 1.0))
     want = ops.topk_logits(z.detach(), 6, temperatures=(1.0, 3.0), valid_vocab=options.get("valid_vocab"))
     monkeypatch.setattr("distill_core.ops.row_chunks.MAX_ROWS", 4)
     with torch.autocast("cpu", torch.bfloat16):
-        found = ops.linear_topk_logits(p.hidden_ND, p.weight_VD, 6, bias=p.bias_V, temperatures=(1.0, 3.0), **options)
+        found = ops.linear_topk_logits(
+            p.hidden_ND, p.weight_VD, 6, bias=p.bias_V, temperatures=(1.0, 3.0), impl=impl, **options
+        )
     assert torch.equal(found.ids_NK, want.ids_NK)
     torch.testing.assert_close(found.logits_NK.double(), want.logits_NK, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.tail_NT.double(), want.tail_NT, rtol=1e-5, atol=1e-5)
     assert not found.logits_NK.requires_grad
 
 
-def test_many_chunks_equal_one(monkeypatch):
+@every_impl
+def test_many_chunks_equal_one(impl, monkeypatch):
     z = torch.randint(0, 6, (23, 50)).float()
-    whole = ops.topk_logits(z, 9)
+    whole = ops.topk_logits(z, 9, impl=impl)
     monkeypatch.setattr("distill_core.ops.row_chunks.MAX_ROWS", 2)
-    cut = ops.topk_logits(z, 9)
+    cut = ops.topk_logits(z, 9, impl=impl)
     assert torch.equal(whole.ids_NK, cut.ids_NK) and torch.equal(whole.tail_NT, cut.tail_NT)
 
 
+@every_impl
 @pytest.mark.parametrize("k", [0, 3])
-def test_no_rows(k):
-    found = ops.linear_topk_logits(torch.zeros(0, 4), torch.zeros(9, 4), k)
+def test_no_rows(impl, k):
+    found = ops.linear_topk_logits(torch.zeros(0, 4), torch.zeros(9, 4), k, impl=impl)
     assert found.ids_NK.shape == (0, k) and found.tail_NT.shape == (0, 1)
     assert found.log_probs()[0].shape == (0, k)
 
@@ -108,16 +129,18 @@ def test_input_is_not_edited():
 
 
 @pytest.mark.parametrize("qbar", [1e-4, 1e-8])
-def test_tiny_tails_are_exact(peaked_tail, qbar):
+@every_impl
+def test_tiny_tails_are_exact(peaked_tail, impl, qbar):
     z, ids = peaked_tail(qbar)
-    logp, tail = ops.topk_logits(z, 4).log_probs()
+    logp, tail = ops.topk_logits(z, 4, impl=impl).log_probs()
     assert (tail.double() - math.log(qbar)).abs().max() < 1e-5
     del logp, ids
 
 
-def test_impossible_entries():
+@every_impl
+def test_impossible_entries(impl):
     z = torch.tensor([[0.0, -inf, -inf, 1.0], [-inf, -inf, -inf, -inf]])
-    found = ops.topk_logits(z, 3)
+    found = ops.topk_logits(z, 3, impl=impl)
     assert found.ids_NK.tolist() == [[3, 0, 1], [0, 1, 2]]
     logp, tail = found.log_probs()
     assert not logp.isnan().any() and not tail.isnan().any()

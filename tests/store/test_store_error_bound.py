@@ -22,6 +22,7 @@ TINY = 1e-30
 
 PECULIAR = {
     "peaked 1 - 1e-8": np.concatenate([[0.0], np.full(V - 1, np.log(1e-8 / (V - 1)))]),
+    "peaked 1 - 1e-12": np.concatenate([[0.0], np.full(V - 1, np.log(1e-12 / (V - 1)))]),
     "two peaks, tail 1e-8": np.concatenate([[0.0, -0.3], np.full(V - 2, np.log(1e-8 / (V - 2)))]),
     "flat": np.zeros(V),
     "ties in steps": np.repeat([3.0, 1.0, 1.0, -5.0], 8)[:V],
@@ -173,6 +174,42 @@ def test_ragged_rows_pad_with_minus_one(meta_for: Callable[..., StoreMeta]) -> N
     logp, tail = found.log_probs()
     assert np.isneginf(logp[1]).all() and tail[1] == 0.0
     assert np.isneginf(tail[2]) and np.allclose(logp[2, :3], np.log(1 / 3))
+
+
+@quiet
+@given(
+    method=st.sampled_from(["topk", "threshold", "multinomial"]),
+    vocabulary_size=st.integers(1, 1 << 32),
+    widths=st.lists(st.integers(0, 20), max_size=8),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_ids_are_exact_in_any_vocabulary(
+    meta_for: Callable[..., StoreMeta], method: str, vocabulary_size: int, widths: list[int], seed: int
+) -> None:
+    """Rows of any number of entries, none included, over log-uniform ids."""
+    generator = np.random.default_rng(seed)
+    k = min(20, vocabulary_size)
+    ids = np.full((len(widths), k), -1, dtype=np.int64)
+    for row, width in enumerate(widths):
+        drawn = np.exp(generator.uniform(0, np.log(vocabulary_size + 0.5), size=width)).astype(np.int64) - 1
+        drawn = generator.permutation(np.unique(drawn.clip(0, vocabulary_size - 1)))[:k]
+        ids[row, : drawn.size] = drawn
+    n_N = (ids >= 0).sum(axis=1)
+    fields = {"weights": np.where(ids >= 0, 1 / np.maximum(n_N, 1)[:, None], 0.0), "entropy": np.ones(len(widths))}
+    if method == "topk":
+        fields = {"logits": generator.normal(size=ids.shape) * 9, "tail": generator.normal(size=(len(widths), 1))}
+    elif method == "threshold":
+        fields["threshold"] = np.where(generator.random(len(widths)) < 0.5, 0.0, fields["weights"].max(axis=1))
+    else:
+        fields["weights"] = np.where(ids >= 0, 1.0, 0.0) / 20
+    rows = RowArrays(kind="exact" if method == "topk" else "sampled", ids=ids, temperatures=(1.0,), **fields)
+    meta = meta_for(method=method, vocabulary_size=vocabulary_size, k=20 if method == "multinomial" else k)
+    found = coded(rows, meta)
+    assert [sorted(row[row >= 0].tolist()) for row in found.ids] == [sorted(row[row >= 0].tolist()) for row in ids]
+    if method == "topk":
+        assert rows.logits is not None
+        order = np.argsort(np.where(ids >= 0, -rows.logits, np.inf), axis=1, kind="stable")
+        assert np.array_equal(found.ids, np.take_along_axis(ids, order, axis=1)), "by descending logit"
 
 
 @pytest.mark.parametrize("vocabulary_size", [1 << 32, (1 << 31) + 7, 1, 2])

@@ -204,7 +204,7 @@ def test_shards_describe_themselves_and_open_in_datasets(filled_store: Fill, tmp
     shard = directory / "shard-00000.arrow"
     with pa.memory_map(str(shard)) as source:
         description = pa.ipc.open_file(source).schema.metadata[b"distill_core.store"].decode()
-    for words in ('"vocabulary_size":50', '"error_nat":0.0078125', '"method":"topk"', '"schema_version":1'):
+    for words in ('"vocabulary_size":50', '"error_nat":0.0078125', '"method":"topk"', '"schema_version":2'):
         assert words in description
     found = datasets.load_dataset("arrow", data_files=str(shard), cache_dir=str(tmp_path / "cache"), split="train")
     assert found["n_tokens"][:] == [len(ids) for ids in sequences]

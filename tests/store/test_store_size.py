@@ -13,17 +13,23 @@ V = 49_152
 
 
 def language_like(n_rows: int, seed: int) -> np.ndarray:
-    """[N, V] log-probabilities that fall as a power of the rank, sharper in some rows, over ids in random order."""
+    """[N, V] log-probabilities that fall as a power of the rank, sharper in some rows; low ids tend to be likely.
+
+    How much is about as in SmolLM2-135M, where half of the 64 likeliest tokens have ids below 1,731 and four fifths
+    below 6,085. More tokens stand out here than there: threshold sampling keeps 5 with a value of their own, not 3.4.
+    """
     generator = np.random.default_rng(seed)
     decay = generator.uniform(1.0, 2.5, size=(n_rows, 1))
     logits = -decay * np.log(np.arange(1, V + 1)) + generator.normal(size=(n_rows, V)) * 0.3
     logits[:, 0] += generator.exponential(2.0, size=n_rows)
-    logits = generator.permuted(logits, axis=1)
+    ids = np.argsort(generator.exponential(size=(n_rows, V)) * (np.arange(V) + 300.0) ** 1.3, axis=1)
+    unsorted = logits.copy()
+    np.put_along_axis(logits, ids, unsorted, axis=1)
     top = logits.max(axis=1, keepdims=True)
     return logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize(("method", "k", "limit"), [("topk", 64, 264.0), ("threshold", 12, 34.0)])
+@pytest.mark.parametrize(("method", "k", "limit"), [("topk", 64, 150.0), ("threshold", 12, 30.0)])
 def test_bytes_per_token(tmp_path: Path, make_rows: dict, method: str, k: int, limit: float) -> None:
     meta = StoreMeta(vocabulary_size=V, tokenizer_fingerprint="f" * 32, teacher="teacher@revision", method=method, k=k)
     logits = language_like(32, seed=3)

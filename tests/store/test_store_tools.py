@@ -73,7 +73,7 @@ def test_damaged_description(filled_store: Fill, tmp_path: Path) -> None:
     for broken, match in (
         (text[:-20], "cannot be read as the description"),
         (text.replace("distill-core-store", "something"), "format is 'something'"),
-        (text.replace('"schema_version": 1', '"schema_version": 99'), "schema version 99"),
+        (text.replace('"schema_version": 2', '"schema_version": 99'), "schema version 99"),
         (text.replace('"k": 4', '"k": -4'), "k is -4"),
     ):
         (directory / "store.json").write_text(broken)

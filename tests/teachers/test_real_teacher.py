@@ -16,6 +16,7 @@ from distill_core.engine.capture import capture
 from distill_core.engine.data import TokenSequence, collate
 from distill_core.engine.stored import StoredSignals
 from distill_core.registry import get_registry
+from distill_core.store import store_info
 from distill_core.types import RowIndex, RowInfo, RowTarget, SparseSpec, SupportLogits
 from distill_teachers.gguf import PROVENANCE
 from distill_teachers.hf import HFTeacher
@@ -63,9 +64,9 @@ def test_conversion(teacher: HFTeacher) -> None:
     assert " Paris" in teacher.tokenizer().decode(answer[0])
 
 
-@pytest.mark.parametrize(("method", "k"), [("topk", 64), ("threshold", 12)])
+@pytest.mark.parametrize(("method", "k", "limit_bytes"), [("topk", 64, 150.0), ("threshold", 12, 28.0)])
 def test_stored_speeches_are_the_live_ones(
-    method: Any, k: int, teacher: HFTeacher, speeches: list[TokenSequence], tmp_path: Path
+    method: Any, k: int, limit_bytes: float, teacher: HFTeacher, speeches: list[TokenSequence], tmp_path: Path
 ) -> None:
     config = CaptureConfig(method=method, k=k, batch_tokens=512)
     result = capture(teacher, speeches, config, tmp_path, seed=1)
@@ -88,6 +89,9 @@ def test_stored_speeches_are_the_live_ones(
     assert float(gap_NK.max()) <= stored.meta.error_nat + 1e-5
     assert float(gap_NK.max()) > stored.meta.error_nat / 10  # it is quantised indeed
     assert result.rows == len(live) == 298
+    split = store_info(tmp_path).split_per_row
+    container_bytes = 1.5  # of a shard of 64 such sequences; two have to bear the whole of it here
+    assert sum(split.values()) - split["container"] + container_bytes <= limit_bytes, split
 
 
 @pytest.fixture(scope="module")

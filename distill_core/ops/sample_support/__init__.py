@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 
 from ...shapes import IdsNK, KeysN, LogitsNV, WeightsNK
+from .. import cpu_library
 from ..arguments import check_choice, check_k, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
-from ..dispatch import Impl, declare, select
+from ..dispatch import Impl, declare, offer, select
 from ..row_chunks import default_rows, row_chunks
 from .reference import multinomial, threshold
 
 __all__ = ["sample_support"]
 
 declare("sample_support")
+offer("sample_support", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 @torch.library.custom_op(
     "distill_core::sample_support",
     mutates_args=(),
-    schema="(Tensor logits, int k, str method, float temperature, int seed, Tensor row_keys, int valid_vocab)"
+    schema="(Tensor logits, int k, str method, float temperature, int seed, Tensor row_keys, int valid_vocab, str impl)"
     " -> (Tensor, Tensor)",
 )
 def _sample_support_op(
-    logits: Tensor, k: int, method: str, temperature: float, seed: int, row_keys: Tensor, valid_vocab: int
+    logits: Tensor, k: int, method: str, temperature: float, seed: int, row_keys: Tensor, valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor]:
     """Chunk by chunk; every row depends on its own logits and key alone."""
     n = logits.shape[0]
@@ -37,6 +39,11 @@ def _sample_support_op(
     ids_NK.fill_(-1)
     weights_NK.zero_()
     if k == 0 or valid_vocab == 0:
+        return ids_NK, weights_NK
+    if impl == "cpu":
+        from .native import sample_into
+
+        sample_into(logits[:, :valid_vocab], k, method, temperature, seed, row_keys, ids_NK, weights_NK)
         return ids_NK, weights_NK
     sample = threshold if method == "threshold" else multinomial
     for rows in row_chunks(n, default_rows(logits.shape[1], 8)):
@@ -47,7 +54,7 @@ def _sample_support_op(
 
 @_sample_support_op.register_fake
 def _(
-    logits: Tensor, k: int, method: str, temperature: float, seed: int, row_keys: Tensor, valid_vocab: int
+    logits: Tensor, k: int, method: str, temperature: float, seed: int, row_keys: Tensor, valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return logits.new_empty(logits.shape[0], k, dtype=torch.int64), logits.new_empty(logits.shape[0], k, dtype=dtype)
@@ -102,7 +109,7 @@ def sample_support(
     if row_keys_N is None:
         row_keys_N = torch.arange(logits_NV.shape[0], device=logits_NV.device)
     check_row_vector(op, "row_keys_N", row_keys_N, logits_NV, integer=True)
-    select(op, impl, logits_NV.device.type, logits_NV.dtype)
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype)
     seed = (seed + 2**63) % 2**64 - 2**63
-    found: tuple[Tensor, Tensor] = _sample_support_op(logits_NV.detach(), k, method, t, seed, row_keys_N, limit)
+    found: tuple[Tensor, Tensor] = _sample_support_op(logits_NV.detach(), k, method, t, seed, row_keys_N, limit, chosen)
     return found
