@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill_core.ops.gradient_match.cuda import table_of
+
 from .conftest import DTYPE_CODES, Shim
 
 pytestmark = pytest.mark.native
@@ -24,15 +26,6 @@ def tensors(dtype: torch.dtype, seed: int, offset: int) -> list[Tensor]:
         room[offset:] = torch.randn(rows * cols, generator=g).to(dtype)
         found.append(room[offset:].view(rows, cols))
     return found
-
-
-def table_of(a: list[Tensor], b: list[Tensor], g: list[Tensor]) -> tuple[Tensor, int]:
-    entries, rows = [], 0
-    for x, y, z in zip(a, b, g, strict=True):
-        where = [x.data_ptr(), y.data_ptr(), z.data_ptr()]
-        entries.append([*where, rows, x.shape[0], x.shape[1], DTYPE_CODES[x.dtype], 0])
-        rows += x.shape[0]
-    return torch.tensor(entries), rows
 
 
 @pytest.mark.parametrize("offset", [0, 1])

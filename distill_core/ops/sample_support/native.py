@@ -30,6 +30,4 @@ def sample_into(
     if z_NL.stride(1) != 1 and z_NL.shape[1] > 1:
         z_NL = z_NL.contiguous()
     keys_N = keys_N.long().contiguous()
-    torch.ops.distill_core_cpu.sample(
-        z_NL, k, method == "threshold", temperature, seed, keys_N, ids_NK, weights_NK
-    )
+    torch.ops.distill_core_cpu.sample(z_NL, k, method == "threshold", temperature, seed, keys_N, ids_NK, weights_NK)
