@@ -44,6 +44,6 @@ def match_rows(a: Sequence[Tensor], b: Sequence[Tensor], *, difference: bool = F
 
 def combine_rows(a: Sequence[Tensor], b: Sequence[Tensor], by_R3: Tensor, into: Tensor) -> None:
     """Fills `into`, all rows flattened: by[r, 0] a + by[r, 1] b + by[r, 2] sign(a - b)."""
-    parts = [part.view(x.shape) for part, x in zip(into.split([x.numel() for x in a]), a, strict=True)]
+    parts = [part.view(x.shape) for part, x in zip(torch.split(into, [x.numel() for x in a]), a, strict=True)]
     table, _ = table_of(a, b, parts)
     torch.ops.distill_core_cuda.combine_rows(table.to(into.device), by_R3.double().contiguous(), into)
