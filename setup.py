@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 RECORD = "native_build.json"
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # libtorch stable ABI of torch 2.10
+CUDA_CODE = ["80", "90a", "100a"]
+CUDA_PTX = "arch=compute_80,code=compute_80"
 CXX_FLAGS = ["-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 
 reasons: dict[str, str] = {}
@@ -120,19 +123,70 @@ def cpu() -> Extension:
     )
 
 
+def nvcc() -> str:
+    """Path of nvcc: below CUDA_HOME or CUDA_PATH, on PATH, or where the toolkit installs itself."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    candidates = [os.path.join(home, "bin", "nvcc") for home in homes] + ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    for candidate in candidates:
+        if found := shutil.which(candidate):
+            return found
+    raise LookupError("nvcc was not found: install the CUDA toolkit or set CUDA_HOME")
+
+
 def cuda() -> Extension:
     if CUDA_MODE == "0":
         raise LookupError("DISTILL_BUILD_CUDA=0")
     files = sources("cuda")
     compiler()
-    torch_build = cpp_extension()
-    cuda_version = importlib.import_module("torch").version.cuda
-    if not torch_build.CUDA_HOME:
-        raise LookupError("nvcc was not found: install the CUDA toolkit or set CUDA_HOME")
-    if cuda_version is None and CUDA_MODE != "require":
+    cpp_extension()
+    nvcc()
+    if importlib.import_module("torch").version.cuda is None and CUDA_MODE != "require":
         raise LookupError("the installed torch is a CPU build; DISTILL_BUILD_CUDA=require compiles the kernels anyway")
-    flags = {"cxx": [*CXX_FLAGS, *STABLE_ABI], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]}
-    return torch_build.CUDAExtension("distill_core._CU", files, py_limited_api=True, extra_compile_args=flags)
+    if not shutil.which("ninja"):
+        raise LookupError("ninja is not on PATH: pip install ninja")
+    # torch's BuildExtension refuses any .cu among the sources of a CPU build: they go where it does not look.
+    kernels = [file for file in files if file.endswith(".cu")]
+    depends = kernels + headers("cuda") + headers("kernels")
+    bindings = [file for file in files if file not in kernels]
+    return Extension("distill_core._CU", bindings, depends=depends, py_limited_api=True, language="c++")
+
+
+def architectures() -> list[str]:
+    """-gencode options: machine code for each of CUDA_CODE that this nvcc knows, and PTX for later devices."""
+    known = subprocess.run([nvcc(), "--list-gpu-code"], check=True, capture_output=True, text=True).stdout
+    codes = [code for code in CUDA_CODE if f"sm_{code.rstrip('a')}" in known.split()]
+    return [f"-gencode=arch=compute_{code},code=sm_{code}" for code in codes] + [f"-gencode={CUDA_PTX}"]
+
+
+def compile_cuda(out: Path, folder: Path) -> None:
+    """Kernels by nvcc, bindings by the C++ compiler, linked by nvcc with its static runtime; driven by ninja.
+
+    torch's CUDAExtension refuses a CPU build of torch. Nothing here needs a CUDA build: no kernel includes a torch
+    header, and the bindings use the stable ABI alone.
+    """
+    torch_build = cpp_extension()
+    nvcc_flags = " ".join(["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xptxas=-v", *architectures()])
+    include = " ".join(f"-I{path}" for path in torch_build.include_paths())
+    libraries = " ".join(f"-L{path}" for path in torch_build.library_paths())
+    cxx = f"{os.environ.get('CXX', 'c++')} {' '.join([*CXX_FLAGS, *STABLE_ABI])} -std=c++20 -fPIC"
+    lines = [
+        f"nvcc = {nvcc()} {nvcc_flags}",
+        "rule kernel\n  command = $nvcc -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        f"rule binding\n  command = {cxx} {include} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        "rule link\n  command = $nvcc -shared --cudart static $in -o $out "
+        f"{libraries} -Xlinker --no-as-needed -ltorch -ltorch_cpu -lc10",
+    ]
+    objects = []
+    for source in sources("cuda"):
+        rule = "kernel" if source.endswith(".cu") else "binding"
+        objects.append(f"{Path(source).name}.o")
+        lines.append(f"build {objects[-1]}: {rule} {ROOT / source}")
+    lines.append(f"build {out.resolve()}: link {' '.join(objects)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
+    subprocess.run(["ninja", "-C", str(folder), *jobs], check=True, stdout=sys.stderr)
 
 
 PLANS = {"distill_core._codec": codec, "distill_core._C": cpu, "distill_core._CU": cuda}
@@ -173,7 +227,11 @@ def optional(base: type) -> type:
 
         def build_extension(self, extension: Extension) -> None:
             try:
-                super().build_extension(extension)
+                if extension.name == "distill_core._CU":
+                    out = Path(self.get_ext_fullpath(extension.name))
+                    compile_cuda(out, Path(self.build_temp).resolve() / "cuda")
+                else:
+                    super().build_extension(extension)
             except BaseException as error:
                 self.fail([extension], error)
 

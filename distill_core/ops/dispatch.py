@@ -6,7 +6,7 @@ op's folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypedDict
 
 import torch
@@ -106,15 +106,20 @@ def _availability(
     return offered.probe()
 
 
-def select(op: str, impl: str, device_type: str, *dtypes: torch.dtype) -> str:
+def select(op: str, impl: str, device_type: str, *dtypes: torch.dtype, unfit: Mapping[str, str] | None = None) -> str:
     """The implementation that runs for tensors of this device and these dtypes; records what "auto" chose.
+
+    `unfit`: implementation -> why it cannot take this very call.
 
     Raises `ValueError` for an unknown name and `RuntimeError` for one that cannot run.
     """
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         raise ValueError(f"{op}: impl must be one of {('auto', *reversed(IMPLEMENTATIONS))}; got {impl!r}")
+    unfit = unfit or {}
     if impl != "auto":
         can_run, reason = _availability(op, impl, device_type, dtypes, by_name=True)
+        if can_run and impl in unfit:
+            can_run, reason = False, unfit[impl]
         if not can_run:
             raise RuntimeError(
                 f'{op}: impl="{impl}" cannot run: {reason}. '
@@ -122,7 +127,9 @@ def select(op: str, impl: str, device_type: str, *dtypes: torch.dtype) -> str:
             )
         return impl
     for candidate in IMPLEMENTATIONS:
-        if candidate in _offered[op] and _availability(op, candidate, device_type, dtypes)[0]:
+        if candidate not in _offered[op] or candidate in unfit:
+            continue
+        if _availability(op, candidate, device_type, dtypes)[0]:
             _chosen[op] = candidate
             return candidate
     raise RuntimeError(f"{op}: no implementation can run on {device_type} tensors")

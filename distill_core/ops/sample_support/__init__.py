@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import IdsNK, KeysN, LogitsNV, WeightsNK
-from .. import cpu_library
+from .. import cpu_library, cuda_library
 from ..arguments import check_choice, check_k, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
 from ..dispatch import Impl, declare, offer, select
 from ..row_chunks import default_rows, row_chunks
@@ -21,6 +21,7 @@ __all__ = ["sample_support"]
 
 declare("sample_support")
 offer("sample_support", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer("sample_support", "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 
 
 @torch.library.custom_op(
@@ -33,6 +34,10 @@ def _sample_support_op(
     logits: Tensor, k: int, method: str, temperature: float, seed: int, row_keys: Tensor, valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor]:
     """Chunk by chunk; every row depends on its own logits and key alone."""
+    if impl == "cuda":
+        from .cuda import sample_rows
+
+        return sample_rows(logits, k, method, temperature, seed, row_keys, valid_vocab)
     n = logits.shape[0]
     ids_NK = logits.new_empty(n, k, dtype=torch.int64)
     weights_NK = logits.new_empty(n, k, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
@@ -112,7 +117,7 @@ def sample_support(
     if row_keys_N is None:
         row_keys_N = torch.arange(logits_NV.shape[0], device=logits_NV.device)
     check_row_vector(op, "row_keys_N", row_keys_N, logits_NV, integer=True)
-    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype)
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=cuda_library.too_many(k))
     seed = (seed + 2**63) % 2**64 - 2**63
     found: tuple[Tensor, Tensor] = _sample_support_op(logits_NV.detach(), k, method, t, seed, row_keys_N, limit, chosen)
     return found

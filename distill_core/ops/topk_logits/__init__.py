@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...shapes import BiasV, HiddenND, LogitsNV, WeightVD
-from .. import cpu_library
+from .. import cpu_library, cuda_library
 from ..arguments import check_head, check_k, check_logits, check_temperatures, check_vocabulary_limit
 from ..dispatch import Impl, declare, offer, select
 from ..triton_probe import offer_kernels
@@ -21,6 +21,7 @@ for _op in ("topk_logits", "linear_topk_logits"):
     declare(_op)
     offer(_op, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
     offer_kernels(_op)
+    offer(_op, "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 
 
 def topk_logits(
@@ -54,7 +55,7 @@ def topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
     check_k(op, k, limit)
-    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype)
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=cuda_library.too_many(k))
     ids_NK, top_NK, tail_NT = topk_logits_op(logits_NV.detach(), k, list(checked), limit, chosen)
     return TopK(ids_NK, top_NK, tail_NT, checked)
 
@@ -91,7 +92,8 @@ def linear_topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, weight_VD.shape[0])
     check_k(op, k, limit)
-    chosen = select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
+    dtypes = (hidden_ND.dtype, weight_VD.dtype)
+    chosen = select(op, impl, hidden_ND.device.type, *dtypes, unfit=cuda_library.too_many(k))
     ids_NK, top_NK, tail_NT = linear_topk_logits_op(
         hidden_ND.detach(),
         weight_VD.detach(),

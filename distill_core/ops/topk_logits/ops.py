@@ -48,6 +48,16 @@ def _chunked(
         for rows in rows_of(source, None):
             topk_into(source.logits(rows)[:, :valid_vocab], k, temperatures, *(into[rows] for into in out))
         return out
+    if impl == "cuda":
+        from .cuda import topk_rows
+
+        if isinstance(source, LogitsSource):  # read where they are
+            return topk_rows(source.logits_NV, k, temperatures, valid_vocab)
+        for rows in rows_of(source, None):
+            found = topk_rows(source.logits(rows), k, temperatures, valid_vocab)
+            for into, value in zip(out, found, strict=True):
+                into[rows] = value
+        return out
     for rows in rows_of(source, None):
         found = topk_and_tail(source.logits(rows)[:, :valid_vocab], k, temperatures)
         for into, value in zip(out, found, strict=True):
