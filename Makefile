@@ -38,7 +38,7 @@ demo: setup ## distil the packaged 135M model: recipes/quickstart.yaml
 	$(BIN)/distill run recipes/quickstart.yaml
 
 test: setup ## all fast tests
-	$(PYTEST) -q -n $(WORKERS) -m "not (slow or browser or gpu or interp or aot)"
+	$(PYTEST) -q -n $(WORKERS) -m "not (slow or browser or gpu or interp or aot or nvcc)"
 
 $(BIN)/python:
 	@python=""; \
@@ -77,14 +77,27 @@ $(ASSET_STAMP): $(TORCH_STAMP)
 	@rm -f $(STAMPS)/assets-* && touch $@
 
 ##@ Checks
-.PHONY: verify verify-slow verify-browser lint docs bench
-verify: verify-slow verify-browser ## the slow lanes, each of which is also a target
+.PHONY: verify verify-slow verify-browser verify-interp verify-aot verify-nvcc lint docs bench
+verify: verify-slow verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
 
 verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
-	$(PYTEST) -q --durations=15 -m "slow and not (browser or gpu or interp or aot)"
+	$(PYTEST) -q --durations=15 -m "slow and not (browser or gpu or interp or aot or nvcc)"
 
 verify-browser: setup browser ## the report in headless Chromium
 	$(PYTEST) -q -m "browser and not gpu"
+
+verify-interp: setup ## the Triton kernels in Triton's interpreter, on the CPU
+	TRITON_INTERPRET=1 $(PYTEST) -q -n $(WORKERS) -m interp tests/triton
+
+verify-aot: setup ## the Triton kernels compiled for sm_80, sm_90, sm_100 and gfx942, against the recorded baseline
+	$(PYTEST) -q -n $(WORKERS) -m aot tests/triton
+
+verify-nvcc: setup ## the CUDA kernels compiled for sm_80, sm_90a and sm_100a, where nvcc is
+	@if command -v nvcc >/dev/null || [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then \
+		echo '$(PYTEST) -q -m nvcc tests/cuda'; $(PYTEST) -q -m nvcc tests/cuda; \
+	else \
+		echo "make verify-nvcc: NOT RUN: no nvcc on PATH nor in CUDA_HOME; the CUDA kernels were not compiled"; \
+	fi
 
 lint: setup ## ruff (rules and format) and mypy --strict on the core
 	$(BIN)/ruff check .
