@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import sparse_kl
+from benchmarks import sparse_kl, store_reading
 
-BENCHMARKS = {"sparse_kl": sparse_kl}
+BENCHMARKS = {"sparse_kl": sparse_kl, "store_reading": store_reading}
 
 
 def main() -> None:

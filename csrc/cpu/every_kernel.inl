@@ -2,6 +2,8 @@
 namespace distill::DISTILL_ISA {
 #include "lanes.inl"
 #include "convert.inl"
+#include "gradient_match.inl"
+#include "random_projection.inl"
 #include "row_sums.inl"
 #include "row_gradients.inl"
 #include "topk.inl"

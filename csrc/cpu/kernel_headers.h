@@ -15,6 +15,8 @@
 #include "isa.h"
 #include "element_types.h"
 #include "convert.h"
+#include "gradient_match.h"
+#include "random_projection.h"
 #include "support_rows.h"
 #include "topk.h"
 #include "sample.h"

@@ -1,23 +1,28 @@
 """The three matrix products of a language-model head on one chunk of rows, in fp32 (fp64 for fp64 inputs).
 
-Legend: C rows of a chunk, V vocabulary, D hidden.
+Legend: C rows of a chunk, S columns of a slab, V vocabulary, D hidden.
 
     z = softcap * tanh(scale * (h W^T + b) / softcap)          (softcap None: z = scale * (h W^T + b))
 
-Low-precision weights are upcast slab by slab: a CPU multiplies bf16 matrices several times slower than fp32 ones, and
-rounding logits to bf16 before p - q is formed costs 4-23 % of the gradient. On CUDA the tensor cores read bf16 and
-write fp32.
+On a CPU the vocabulary is cut into slabs of a few MiB of weight, so that a slab of weight, of logits and of the
+weight's gradient stays in cache. Low-precision weights are upcast slab by slab into one buffer: many CPUs multiply bf16
+matrices far slower than fp32 ones, and those that do not write bf16 results: rounding logits to bf16 before p - q is
+formed costs 4-23 % of the gradient. A narrow head (D <= 32) is kept transposed: BLAS is three times slower on a [V, 8]
+operand than on an [8, V] one. On CUDA the tensor cores read bf16 and write fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-SLAB_BYTES = 8 * 2**20
+from .buffers import fresh
+
+SLAB_BYTES = 4 * 2**20
+NARROW = 32
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -27,36 +32,60 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A linear head with its bias, scale and soft cap."""
+    """A linear head with its bias, scale and soft cap. `impl` "cpu" may call the compiled library."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
     softcap: float | None
     logit_scale: float
     dtype: torch.dtype
+    impl: str = "reference"
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the products are bound by memory rather than arithmetic, on a CPU."""
+        return self.weight_VD.device.type == "cpu" and self.weight_VD.shape[1] <= NARROW
+
+    def laid_out(self) -> Head:
+        """The same head for a pass over many chunks: a narrow weight transposed in memory, in `dtype`."""
+        if not self.narrow:
+            return self
+        return replace(self, weight_VD=self.weight_VD.to(self.dtype).t().contiguous().t())
 
     def _tensor_cores(self, x: Tensor) -> bool:
         return x.is_cuda and self.dtype == torch.float32 and x.dtype == self.weight_VD.dtype != torch.float32
 
-    def _slabs(self) -> Iterator[tuple[slice, Tensor]]:
+    def _columns(self) -> Iterator[slice]:
         vocabulary, width = self.weight_VD.shape
-        if self.weight_VD.dtype == self.dtype:
-            yield slice(0, vocabulary), self.weight_VD
-            return
-        step = max(1, SLAB_BYTES // max(1, width * 4))
+        ready = self.weight_VD.dtype == self.dtype
+        whole = ready and (self.narrow or not self.weight_VD.device.type == "cpu")
+        step = max(1, vocabulary if whole else SLAB_BYTES // max(1, width * self.dtype.itemsize))
         for start in range(0, vocabulary, step):
-            columns = slice(start, min(vocabulary, start + step))
-            yield columns, self.weight_VD[columns].to(self.dtype)
+            yield slice(start, min(vocabulary, start + step))
 
-    def logits(self, hidden_CD: Tensor) -> Tensor:
-        """z of a chunk, a fresh [C, V] buffer."""
+    def _slabs(self) -> Iterator[tuple[slice, Tensor]]:
+        """Slabs of the weight in `dtype`; an upcast one is overwritten by the next."""
+        buffer_SD: Tensor | None = None
+        for columns in self._columns():
+            w_SD = self.weight_VD[columns]
+            if w_SD.dtype != self.dtype:
+                buffer_SD = torch.empty_like(w_SD, dtype=self.dtype) if buffer_SD is None else buffer_SD
+                w_SD = self._upcast(w_SD, buffer_SD[: w_SD.shape[0]])
+            yield columns, w_SD
+
+    def _upcast(self, w_SD: Tensor, into_SD: Tensor) -> Tensor:
+        if self.impl == "cpu" and self.dtype == torch.float32 and w_SD.is_contiguous() and into_SD.is_contiguous():
+            torch.ops.distill_core_cpu.widen(w_SD, into_SD)
+            return into_SD
+        return into_SD.copy_(w_SD)
+
+    def logits(self, hidden_CD: Tensor, into_CV: Tensor | None = None) -> Tensor:
+        """z of a chunk: written into `into_CV`, or into a fresh [C, V] buffer."""
         if self._tensor_cores(hidden_CD):
             z_CV = torch.mm(hidden_CD, self.weight_VD.t(), out_dtype=self.dtype)
-        elif self.weight_VD.dtype == self.dtype:
-            z_CV = hidden_CD.to(self.dtype) @ self.weight_VD.t()
         else:
-            x_CD = hidden_CD.to(self.dtype)
-            z_CV = torch.empty(hidden_CD.shape[0], self.weight_VD.shape[0], dtype=self.dtype, device=hidden_CD.device)
+            x_CD, shape = hidden_CD.to(self.dtype), (hidden_CD.shape[0], self.weight_VD.shape[0])
+            z_CV = fresh(shape, self.dtype, hidden_CD, self.impl) if into_CV is None else into_CV
             for columns, w_SD in self._slabs():
                 torch.mm(x_CD, w_SD.t(), out=z_CV[:, columns])
         if self.bias_V is not None:
@@ -73,20 +102,67 @@ class Head:
             return self.logit_scale
         return (1 - (z / self.softcap) ** 2) * self.logit_scale
 
-    def hidden_gradient(self, dpre_CV: Tensor, like_CD: Tensor) -> Tensor:
-        """dpre W, in the dtype of the computation."""
-        if self._tensor_cores(like_CD):
-            return torch.mm(dpre_CV.to(self.weight_VD.dtype), self.weight_VD, out_dtype=self.dtype)
-        if self.weight_VD.dtype == self.dtype:
-            return dpre_CV @ self.weight_VD
-        grad_CD = torch.zeros(dpre_CV.shape[0], self.weight_VD.shape[1], dtype=self.dtype, device=dpre_CV.device)
-        for columns, w_SD in self._slabs():
-            grad_CD.addmm_(dpre_CV[:, columns], w_SD)
-        return grad_CD
-
-    def add_weight_gradient(self, into_VD: Tensor, dpre_CV: Tensor, hidden_CD: Tensor) -> None:
-        """into += dpre^T h, accumulated in the dtype of the computation."""
+    def gradients(
+        self, dpre_CV: Tensor, hidden_CD: Tensor, dhidden_CD: Tensor | None, dweight: WeightGradient | None
+    ) -> None:
+        """`dhidden = dpre W` (rounded once to its dtype) and `dweight += dpre^T h`; None leaves one out."""
         if self._tensor_cores(hidden_CD):
-            into_VD += torch.mm(dpre_CV.to(hidden_CD.dtype).t(), hidden_CD, out_dtype=self.dtype)
+            narrowed_CV = dpre_CV.to(hidden_CD.dtype)
+            if dhidden_CD is not None:
+                dhidden_CD.copy_(torch.mm(narrowed_CV, self.weight_VD, out_dtype=self.dtype))
+            if dweight is not None:
+                dweight.add(torch.mm(narrowed_CV.t(), hidden_CD, out_dtype=self.dtype))
+            return
+        x_CD = hidden_CD.to(self.dtype)
+        direct = dhidden_CD is not None and dhidden_CD.dtype == self.dtype and dhidden_CD.stride(1) == 1
+        dh_CD = dhidden_CD if direct else torch.empty_like(x_CD)
+        # Without a gradient of hidden states the weight itself is not read.
+        slabs = self._slabs() if dhidden_CD is not None else ((columns, None) for columns in self._columns())
+        for columns, w_SD in slabs:
+            dpre_CS = dpre_CV[:, columns]
+            if w_SD is not None and dh_CD is not None:
+                torch.addmm(dh_CD, dpre_CS, w_SD, beta=0 if columns.start == 0 else 1, out=dh_CD)
+            if dweight is not None:
+                dweight.add_product(columns, dpre_CS, x_CD)
+        if dweight is not None:
+            dweight.chunk_done()
+        if dhidden_CD is not None and not direct and dh_CD is not None:
+            dhidden_CD.copy_(dh_CD)
+
+
+class WeightGradient:
+    """The weight's gradient, summed over chunks in the dtype of the computation.
+
+    The first chunk overwrites: the buffer is never filled with zeros, and each page is first touched by a product.
+    """
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        vocabulary, width = head.weight_VD.shape
+        shape = (width, vocabulary) if head.narrow else (vocabulary, width)
+        total = fresh(shape, head.dtype, head.weight_VD, head.impl)
+        self._total_VD = total.t() if head.narrow else total
+        self._empty = True
+
+    def add_product(self, columns: slice, dpre_CS: Tensor, x_CD: Tensor) -> None:
+        """Adds `dpre^T x` to the rows `columns`; every slab of a chunk once, then `chunk_done()`."""
+        total_SD = self._total_VD[columns]
+        torch.addmm(total_SD, dpre_CS.t(), x_CD, beta=0 if self._empty else 1, out=total_SD)
+
+    def chunk_done(self) -> None:
+        """From now on products are added."""
+        self._empty = False
+
+    def add(self, part_VD: Tensor) -> None:
+        """Adds a whole product."""
+        if self._empty:
+            self._total_VD.copy_(part_VD)
         else:
-            into_VD.addmm_(dpre_CV.t(), hidden_CD.to(self.dtype))
+            self._total_VD += part_VD
+        self._empty = False
+
+    def result(self, dtype: torch.dtype) -> Tensor:
+        """The sum in `dtype`, contiguous: the one rounding. Zero if no chunk came."""
+        if self._empty:
+            self._total_VD.zero_()
+        return self._total_VD.to(dtype).contiguous()

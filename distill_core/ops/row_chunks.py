@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 MAX_ROWS = 256  # the dW product needs about this many rows per pass over the weight to be bound by arithmetic on a CPU
+NARROW_ROWS = 64  # under a narrow head there is no arithmetic to speak of: the fewer logits, the nearer their cache
 MAX_CHUNK_BYTES = 64 * 2**20
 
 
-def default_rows(vocabulary: int, bytes_per_logit: int) -> int:
-    """Rows per chunk: at most 256, and at most 64 MiB of logits."""
-    return max(1, min(MAX_ROWS, MAX_CHUNK_BYTES // max(1, vocabulary * bytes_per_logit)))
+def default_rows(vocabulary: int, bytes_per_logit: int, *, narrow: bool = False) -> int:
+    """Rows per chunk: at most 256 (64 under a narrow head), and at most 64 MiB of logits."""
+    most = NARROW_ROWS if narrow else MAX_ROWS
+    return max(1, min(most, MAX_CHUNK_BYTES // max(1, vocabulary * bytes_per_logit)))
 
 
 def row_chunks(rows: int, rows_per_chunk: int) -> Iterator[slice]:

@@ -37,7 +37,7 @@ def pack_octaves(values: bits.Ints) -> bytes:
     """Pack integers from 0 to 2^32 - 1; an empty array takes no byte.
 
     >>> pack_octaves(np.array([5, 5, 5, 9])).hex()
-    '090000010001010000000801'
+    '090000100001010000000801'
     """
     if values.size == 0:
         return b""
@@ -119,11 +119,9 @@ def reversed_codes(lengths: bits.Ints) -> bits.Ints:
 def _decode_classes(codes: memoryview, lengths: bits.Ints, count: int) -> bits.Ints:
     class_of, length_of = _decoding_table(lengths)
     n_bits = 8 * len(codes)
-    bit = np.arange(n_bits)
-    windows = bits.byte_windows(codes, len(codes))[bit >> 3] >> (bit & 7).astype(np.uint64)
-    windows &= np.uint64((1 << MAX_CODE_BITS) - 1)
-    length_at = length_of[windows]
-    following = np.where(length_at > 0, bit + length_at, n_bits + 1).tolist()  # no code begins so: beyond the end
+    shifted = bits.byte_windows(codes, len(codes))[:-1, None] >> np.arange(8, dtype=np.uint64)
+    windows = shifted.astype(np.uint16).reshape(-1) & ((1 << MAX_CODE_BITS) - 1)  # at each bit
+    following = (np.arange(n_bits) + length_of[windows]).tolist()
     starts, place = [], 0
     try:
         for _ in range(count):
@@ -138,14 +136,14 @@ def _decode_classes(codes: memoryview, lengths: bits.Ints, count: int) -> bits.I
 
 
 def _decoding_table(lengths: bits.Ints) -> tuple[bits.Ints, NDArray[np.int64]]:
-    """Class and length of the code that each string of 12 bits begins with; length 0 where none."""
+    """Class and length of the code that each string of 12 bits begins with; where none, a length beyond any end."""
     used = lengths[lengths > 0]
     kraft = int((1 << MAX_CODE_BITS >> np.minimum(used, MAX_CODE_BITS)).sum())
     lone = used.size == 1 and int(used[0]) == 1
     if bool((used > MAX_CODE_BITS).any()) or not (lone or kraft == 1 << MAX_CODE_BITS):
         raise ValueError(f"the code lengths {lengths.tolist()} make no prefix code")
     class_of = np.zeros(1 << MAX_CODE_BITS, dtype=np.int64)
-    length_of = np.zeros(1 << MAX_CODE_BITS, dtype=np.int64)
+    length_of = np.full(1 << MAX_CODE_BITS, 1 << 62, dtype=np.int64)
     codes = reversed_codes(lengths)
     for index in np.flatnonzero(lengths).tolist():
         class_of[codes[index] :: 1 << lengths[index]] = index

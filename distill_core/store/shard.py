@@ -163,7 +163,7 @@ class ShardView:
             StoreError: naming the shard.
         """
         if not self.schema.equals(shard_schema(meta), check_metadata=False):
-            raise damaged(self.path, f"its columns are {self.schema.names}, not those of the store")
+            raise damaged(self.path, "its columns are not those of the store")
 
     @property
     def schema(self) -> pa.Schema:

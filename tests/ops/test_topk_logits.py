@@ -147,6 +147,49 @@ def test_impossible_entries(impl):
     assert logp[0, 2] == -inf and (logp[1] == -inf).all()
 
 
+@every_impl
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_teacher_ops_compile_to_one_graph(make_problem, impl, dynamic):
+    def teacher(hidden, weight):
+        z = hidden @ weight.T
+        top = ops.topk_logits(z, 4, temperatures=(1.0, 2.0), impl=impl)
+        linear = ops.linear_topk_logits(hidden, weight, 2, impl=impl)
+        return (*top.log_probs(2.0), *ops.sample_support(z, 4, seed=3, impl=impl), linear.ids_NK)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(teacher, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for n, v in ((7, 23), (9, 31)) if dynamic else ((7, 23),):
+        p = make_problem(n=n, v=v, dtype=torch.float32)
+        hidden, weight = p.hidden_ND.detach(), p.weight_VD.detach()
+        torch.testing.assert_close(compiled(hidden, weight), teacher(hidden, weight))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 4),
+    v=st.integers(1, 700),
+    data=st.data(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    layout=st.sampled_from(["rows", "columns of wider rows", "every second row", "transposed", "one row repeated"]),
+)
+def test_kernel_equals_reference_for_any_layout(n, v, data, dtype, layout):
+    k = data.draw(st.integers(0, v))
+    g = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    z = (torch.randn(n, v, generator=g) * 4).to(dtype)
+    if layout == "columns of wider rows":
+        z = torch.cat([torch.full((n, 3), 99.0, dtype=dtype), z, torch.full((n, 5), 99.0, dtype=dtype)], 1)[:, 3:-5]
+    elif layout == "every second row":
+        z = z.repeat_interleave(2, 0)[::2]
+    elif layout == "transposed":
+        z = z.t().contiguous().t()
+    elif layout == "one row repeated":
+        z = z[:1].expand(n, v)
+    found = ops.topk_logits(z, k, temperatures=(1.0, 0.5), impl="cpu")
+    want = ops.topk_logits(z.double(), k, temperatures=(1.0, 0.5), impl="reference")
+    assert torch.equal(found.ids_NK, want.ids_NK) and torch.equal(found.logits_NK.double(), want.logits_NK)
+    torch.testing.assert_close(found.tail_NT.double(), want.tail_NT, rtol=1e-6, atol=2e-6)
+
+
 def test_another_temperature_is_refused():
     found = ops.topk_logits(torch.zeros(1, 4), 2)
     with pytest.raises(ValueError, match=r"temperature 2\.0 was not asked for"):

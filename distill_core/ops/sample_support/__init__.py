@@ -15,7 +15,7 @@ from .. import cpu_library
 from ..arguments import check_choice, check_k, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
 from ..dispatch import Impl, declare, offer, select
 from ..row_chunks import default_rows, row_chunks
-from .reference import multinomial, threshold
+from .reference import mark_strange_, multinomial, threshold
 
 __all__ = ["sample_support"]
 
@@ -47,7 +47,9 @@ def _sample_support_op(
         return ids_NK, weights_NK
     sample = threshold if method == "threshold" else multinomial
     for rows in row_chunks(n, default_rows(logits.shape[1], 8)):
-        ids, weights = sample(logits[rows, :valid_vocab], k, temperature, seed, row_keys[rows])
+        z_CL = logits[rows, :valid_vocab]
+        ids, weights = sample(z_CL, k, temperature, seed, row_keys[rows])
+        mark_strange_(z_CL, ids, weights)
         ids_NK[rows, : ids.shape[1]], weights_NK[rows, : ids.shape[1]] = ids, weights
     return ids_NK, weights_NK
 
@@ -92,7 +94,8 @@ def sample_support(
         valid_vocab: ids at or above it are never drawn. Default V.
         impl: "auto", "reference", "cpu", "triton" or "cuda".
 
-    Returns int64 ids, -1 on padding, and fp32 weights (fp64 for fp64 logits), 0 on padding. Raises `ValueError` or
+    Returns int64 ids, -1 on padding, and fp32 weights (fp64 for fp64 logits), 0 on padding. A row that holds
+    NaN or +inf has no distribution and gets one entry, the first such id, with the weight NaN. Raises `ValueError` or
     `TypeError` for wrong arguments.
 
     >>> import torch

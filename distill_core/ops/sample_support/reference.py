@@ -88,3 +88,13 @@ def multinomial(z_CL: Tensor, k: int, temperature: float, seed: int, keys_C: Ten
     count_CK = torch.zeros_like(hit_CK).scatter_add_(1, slot_CK, torch.ones_like(hit_CK))
     impossible_C1 = end_C1 <= 0
     return id_CK.masked_fill(impossible_C1, -1), (count_CK / max(1, k)).double().masked_fill(impossible_C1, 0.0)
+
+
+def mark_strange_(z_CL: Tensor, id_CK: Tensor, weight_CK: Tensor) -> None:
+    """Rows that hold NaN or +inf have no distribution: one entry, the first such id, with the weight NaN."""
+    strange_CL = ~(z_CL < math.inf)
+    strange_C = strange_CL.any(1)
+    if bool(strange_C.any()):
+        id_CK[strange_C], weight_CK[strange_C] = -1, 0.0
+        id_CK[strange_C, 0] = strange_CL[strange_C].int().argmax(1)
+        weight_CK[strange_C, 0] = math.nan

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import BiasV, HiddenND, IdsNK, LabelsN, Scalar, WeightVD
+from .. import cpu_library
 from ..arguments import (
     check_extras,
     check_head,
@@ -20,7 +21,7 @@ from ..arguments import (
     check_row_vector,
     check_temperatures,
 )
-from ..dispatch import Impl, declare, select
+from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits.chunked import LinearSource, Request
 from .once import SparseDistill
@@ -29,6 +30,7 @@ from .reference import LossFn
 __all__ = ["LossFn", "sparse_distill_loss"]
 
 declare("sparse_distill_loss")
+offer("sparse_distill_loss", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 def sparse_distill_loss(
@@ -91,7 +93,7 @@ def sparse_distill_loss(
     for i, p in enumerate(params):
         if not isinstance(p, Tensor):
             raise TypeError(f"{op}: params must be a sequence of tensors; entry {i} is a {type(p).__name__}")
-    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
+    chosen = select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     # Detached views: the walk runs inside forward, where no graph may be recorded through them.
     head = Head(
         weight_VD.detach(),
@@ -99,9 +101,10 @@ def sparse_distill_loss(
         softcap,
         float(logit_scale),
         compute_dtype(hidden_ND, weight_VD),
+        chosen,
     )
     source = LinearSource(hidden_ND.detach(), head)
-    request = Request(ids_NK, labels_N, checked, extras, softcap, float(logit_scale))
+    request = Request(ids_NK, labels_N, checked, extras, softcap, float(logit_scale), chosen)
     plan = (source, request, loss_fn, torch.is_grad_enabled(), chunk_rows)
     loss: Tensor = SparseDistill.apply(hidden_ND, weight_VD, bias, plan, *params)  # type: ignore[no-untyped-call]
     return loss

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..autocast import exact_arithmetic
+from ..head import WeightGradient
 from ..support_logits import SupportLogits
 from ..support_logits.chunked import LinearSource, Request, rows_of
 from ..support_logits.reference import Statistics
@@ -44,9 +45,10 @@ class Totals:
 
     loss: Tensor
     hidden_ND: Tensor | None
-    weight_VD: Tensor | None
+    weight: WeightGradient | None
     bias_V: Tensor | None
     params: list[Tensor | None]
+    weight_VD: Tensor | None = None
 
     def in_dtype_of(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, params: Sequence[Tensor]) -> Totals:
         """The one rounding, at the end."""
@@ -54,7 +56,8 @@ class Totals:
         def like(x: Tensor | None, model: Tensor | None) -> Tensor | None:
             return None if x is None or model is None else x.to(model.dtype)
 
-        self.weight_VD = like(self.weight_VD, weight)
+        self.weight_VD = None if self.weight is None else self.weight.result(weight.dtype)
+        self.weight = None
         self.hidden_ND = like(self.hidden_ND, hidden)
         self.bias_V = like(self.bias_V, bias)
         self.params = [like(x, p) for x, p in zip(self.params, params, strict=True)]
@@ -75,14 +78,17 @@ def walk(
     totals = Totals(
         hidden_ND.new_zeros((), dtype=torch.float64),
         torch.empty_like(hidden_ND) if needs.hidden else None,
-        torch.zeros_like(weight_VD, dtype=wide) if needs.weight else None,
+        WeightGradient(source.head) if needs.weight else None,
         torch.zeros_like(bias_V, dtype=wide) if needs.bias and bias_V is not None else None,
         [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) if need else None
          for p, need in zip(params, needs.params, strict=True)],
     )  # fmt: skip
     with exact_arithmetic(hidden_ND):
-        for rows in rows_of(source, rows_per_chunk):
-            _walk_chunk(source, request, loss_fn, params, needs, rows, totals)
+        chunks = rows_of(source, rows_per_chunk)
+        laid_out, scratch_CV = source.laid_out(), source.scratch(chunks)
+        for rows in chunks:
+            _walk_chunk(laid_out, request, loss_fn, params, needs, rows, totals, scratch_CV)
+        del scratch_CV  # before the weight's gradient is rounded into a second buffer
     return totals.in_dtype_of(hidden_ND, weight_VD, bias_V, params)
 
 
@@ -94,9 +100,9 @@ def _walk_chunk(
     needs: Needs,
     rows: slice,
     totals: Totals,
+    scratch_CV: Tensor | None,
 ) -> None:
-    head, hidden_CD = source.head, source.hidden_ND[rows]
-    tile = request.tile(source.logits(rows), rows)
+    tile = request.tile(source.logits(rows, scratch_CV), rows)
     found = tile.statistics()
     cotangents, dparams = _loss_gradient(found, request, loss_fn, params, needs, rows, totals)
     for total, part in zip(totals.params, dparams, strict=True):
@@ -107,10 +113,8 @@ def _walk_chunk(
             totals.hidden_ND[rows] = 0
         return
     dpre_CV = tile.gradient_(cotangents)
-    if totals.hidden_ND is not None:
-        totals.hidden_ND[rows] = head.hidden_gradient(dpre_CV, hidden_CD)
-    if totals.weight_VD is not None:
-        head.add_weight_gradient(totals.weight_VD, dpre_CV, hidden_CD)
+    dhidden_CD = None if totals.hidden_ND is None else totals.hidden_ND[rows]
+    source.head.gradients(dpre_CV, source.hidden_ND[rows], dhidden_CD, totals.weight)
     if totals.bias_V is not None:
         totals.bias_V += dpre_CV.sum(0)
 

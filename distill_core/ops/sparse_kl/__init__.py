@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import BiasV, HiddenND, IdsNK, LogitsNV, LogProbsNK, LossScalarOrN, RowN, WeightVD
+from .. import cpu_library
 from ..arguments import (
     check_choice,
     check_device,
@@ -22,7 +23,7 @@ from ..arguments import (
     check_row_vector,
     check_temperature,
 )
-from ..dispatch import Impl, declare, select
+from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits import SupportLogits, linear_support_logits, support_logits
 from ..support_logits.chunked import LinearSource, Request
@@ -38,6 +39,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 declare("sparse_kl")
 declare("linear_sparse_kl")
+offer("linear_sparse_kl", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 def _check_teacher(
@@ -169,7 +171,7 @@ def linear_sparse_kl(
     _check_teacher(op, hidden_ND, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
-    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
+    chosen = select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     vocabulary = weight_VD.shape[0]
 
     def rebuild(hidden: Tensor, weight: Tensor, bias_V: Tensor | None) -> Tensor:
@@ -181,7 +183,7 @@ def linear_sparse_kl(
             temperatures=(t,),
             softcap=softcap,
             logit_scale=logit_scale,
-            impl="reference",
+            impl=chosen,  # type: ignore[arg-type]
         )
         return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, vocabulary), reduction)
 
@@ -200,9 +202,10 @@ def linear_sparse_kl(
         softcap,
         float(logit_scale),
         compute_dtype(hidden_ND, weight_VD),
+        chosen,
     )
     source = LinearSource(hidden_ND.detach(), head)
-    request = Request(ids_NK, None, (t,), (), softcap, float(logit_scale))
+    request = Request(ids_NK, None, (t,), (), softcap, float(logit_scale), chosen)
     plan = (source, request, loss_fn, torch.is_grad_enabled())
     loss: Tensor = LinearSparseKL.apply(hidden_ND, weight_VD, bias, plan, rebuild)  # type: ignore[no-untyped-call]
     return loss

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...shapes import BiasV, HiddenND, IdsNK, LabelsN, LogitsNV, WeightVD
+from .. import cpu_library
 from ..arguments import (
     check_device,
     check_extras,
@@ -19,7 +20,7 @@ from ..arguments import (
     check_row_vector,
     check_temperatures,
 )
-from ..dispatch import Impl, declare, select
+from ..dispatch import Impl, declare, offer, select
 from .linear_op import linear_support_logits_op
 from .logits_op import support_logits_op
 from .result import SupportLogits
@@ -28,6 +29,7 @@ __all__ = ["SupportLogits", "linear_support_logits", "support_logits"]
 
 declare("support_logits")
 declare("linear_support_logits")
+offer("linear_support_logits", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 
 
 def _result(
@@ -97,10 +99,10 @@ def linear_support_logits(
         check_row_vector(op, "labels_N", labels_N, hidden_ND, integer=True)
     checked = check_temperatures(op, temperatures)
     extras = check_extras(op, extras)
-    select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
+    chosen = select(op, impl, hidden_ND.device.type, hidden_ND.dtype, weight_VD.dtype)
     flags = ("mean" in extras, "entropy" in extras, "top1" in extras)
     found = linear_support_logits_op(
-        hidden_ND, weight_VD, bias, ids_NK, labels_N, list(checked), softcap, float(logit_scale), *flags
+        hidden_ND, weight_VD, bias, ids_NK, labels_N, list(checked), softcap, float(logit_scale), *flags, chosen
     )
     return _result(found, ids_NK, labels_N, checked, extras)
 

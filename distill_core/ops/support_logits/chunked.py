@@ -9,13 +9,14 @@ of logits that exist. Everything after that is one code path.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..head import Head, compute_dtype
+from ..buffers import fresh
+from ..head import Head, WeightGradient, compute_dtype
 from ..row_chunks import default_rows, row_chunks
 from .native_tile import NativeTile
 from .reference import Statistics
@@ -41,9 +42,20 @@ class LinearSource:
     def dtype(self) -> torch.dtype:
         return self.head.dtype
 
-    def logits(self, rows: slice) -> Tensor:
-        """A fresh [C, V] buffer."""
-        return self.head.logits(self.hidden_ND[rows])
+    def logits(self, rows: slice, into_CV: Tensor | None = None) -> Tensor:
+        """z of these rows, in the first rows of `into_CV` or in a fresh [C, V] buffer."""
+        return self.head.logits(self.hidden_ND[rows], None if into_CV is None else into_CV[: rows.stop - rows.start])
+
+    def laid_out(self) -> LinearSource:
+        """For a pass over many chunks: the head as its products want it."""
+        return replace(self, head=self.head.laid_out())
+
+    def scratch(self, chunks: Sequence[slice]) -> Tensor | None:
+        """One [C, V] buffer for the logits of every chunk in turn; None where the products make their own."""
+        if self.hidden_ND.is_cuda or not chunks:
+            return None
+        most = max(rows.stop - rows.start for rows in chunks)
+        return fresh((most, self.vocabulary), self.dtype, self.hidden_ND, self.head.impl)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +76,7 @@ class LogitsSource:
     def dtype(self) -> torch.dtype:
         return compute_dtype(self.logits_NV)
 
-    def logits(self, rows: slice) -> Tensor:
+    def logits(self, rows: slice, into_CV: Tensor | None = None) -> Tensor:
         """A fresh [C, V] buffer."""
         return self.logits_NV[rows].to(self.dtype, copy=True, memory_format=torch.contiguous_format)
 
@@ -109,15 +121,18 @@ def empty_statistics(source: Source, request: Request) -> Statistics:
 
 def rows_of(source: Source, rows_per_chunk: int | None) -> Sequence[slice]:
     """The chunks of a source."""
-    size = rows_per_chunk or default_rows(source.vocabulary, source.dtype.itemsize)
+    narrow = isinstance(source, LinearSource) and source.head.narrow
+    size = rows_per_chunk or default_rows(source.vocabulary, source.dtype.itemsize, narrow=narrow)
     return list(row_chunks(source.like.shape[0], size))
 
 
 def forward(source: Source, request: Request, rows_per_chunk: int | None = None) -> Statistics:
     """Statistics of all rows."""
-    out = empty_statistics(source, request)
-    for rows in rows_of(source, rows_per_chunk):
-        found = request.tile(source.logits(rows), rows).statistics()
+    out, chunks, scratch_CV = empty_statistics(source, request), rows_of(source, rows_per_chunk), None
+    if isinstance(source, LinearSource):
+        source, scratch_CV = source.laid_out(), source.scratch(chunks)
+    for rows in chunks:
+        found = request.tile(source.logits(rows, scratch_CV), rows).statistics()
         for into, value in zip(out, found, strict=True):
             if into.numel():
                 into[rows] = value
@@ -138,22 +153,26 @@ def linear_backward(
     rows_per_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias in their own dtypes; an empty tensor where `needs` is False."""
-    head, hidden_ND = source.head, source.hidden_ND
+    head, hidden_ND, chunks = source.head, source.hidden_ND, rows_of(source, rows_per_chunk)
     dhidden_ND = torch.empty_like(hidden_ND) if needs[0] else hidden_ND.new_empty(0)
-    dweight_VD = torch.zeros_like(head.weight_VD, dtype=head.dtype) if needs[1] else head.weight_VD.new_empty(0)
+    dweight = WeightGradient(head) if needs[1] else None
     dbias_V = hidden_ND.new_zeros(source.vocabulary if needs[2] else 0, dtype=head.dtype)
-    for rows in rows_of(source, rows_per_chunk):
-        tile = request.tile(source.logits(rows), rows)
+    laid_out, scratch_CV = source.laid_out(), source.scratch(chunks)
+    for rows in chunks:
+        tile = request.tile(laid_out.logits(rows, scratch_CV), rows)
         tile.restore(tail_NT[rows])
         dpre_CV = tile.gradient_(cut(cotangents, rows))
-        if needs[0]:
-            dhidden_ND[rows] = head.hidden_gradient(dpre_CV, hidden_ND[rows])
-        if needs[1]:
-            head.add_weight_gradient(dweight_VD, dpre_CV, hidden_ND[rows])
+        laid_out.head.gradients(dpre_CV, hidden_ND[rows], dhidden_ND[rows] if needs[0] else None, dweight)
         if needs[2]:
             dbias_V += dpre_CV.sum(0)
+    del scratch_CV  # before the weight's gradient is rounded into a second buffer
     bias_dtype = hidden_ND.dtype if head.bias_V is None else head.bias_V.dtype
-    return dhidden_ND, dweight_VD.to(head.weight_VD.dtype), dbias_V.to(bias_dtype)
+    nothing = head.weight_VD.new_empty(0)
+    return (
+        dhidden_ND,
+        nothing if dweight is None else dweight.result(head.weight_VD.dtype),
+        dbias_V.to(bias_dtype),
+    )
 
 
 def logits_backward(

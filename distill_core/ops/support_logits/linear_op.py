@@ -23,7 +23,7 @@ from .tile import Cotangents
 
 NAME = "linear_support_logits"
 _HEAD = "Tensor hidden, Tensor weight, Tensor? bias, Tensor ids, Tensor? labels"
-_OPTIONS = "float[] temperatures, float? softcap, float logit_scale, bool mean, bool entropy, bool top1"
+_OPTIONS = "float[] temperatures, float? softcap, float logit_scale, bool mean, bool entropy, bool top1, str impl"
 _COTANGENTS = "Tensor support_grad, Tensor tail_grad, Tensor? label_grad, Tensor? mean_grad, Tensor? entropy_grad"
 
 
@@ -44,9 +44,10 @@ def _parts(
     mean: bool,
     entropy: bool,
     top1: bool,
+    impl: str,
 ) -> tuple[LinearSource, Request]:
-    head = Head(weight, bias, softcap, logit_scale, compute_dtype(hidden, weight))
-    request = Request(ids, labels, temperatures, extras_of(mean, entropy, top1), softcap, logit_scale)
+    head = Head(weight, bias, softcap, logit_scale, compute_dtype(hidden, weight), impl)
+    request = Request(ids, labels, temperatures, extras_of(mean, entropy, top1), softcap, logit_scale, impl)
     return LinearSource(hidden, head), request
 
 
@@ -80,16 +81,16 @@ def linear_support_logits_backward_op(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, labels: Tensor | None, tail: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias, chunk by chunk."""
-    source, request = _parts(hidden, weight, bias, ids, labels, *rest[5:11])
+    source, request = _parts(hidden, weight, bias, ids, labels, *rest[5:12])
     with exact_arithmetic(hidden):
-        return linear_backward(source, request, tail, Cotangents(*rest[:5]), rest[11:])
+        return linear_backward(source, request, tail, Cotangents(*rest[:5]), rest[12:])
 
 
 @linear_support_logits_backward_op.register_fake
 def _(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, labels: Tensor | None, tail: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    need_hidden, need_weight, need_bias = rest[11:]
+    need_hidden, need_weight, need_bias = rest[12:]
     bias_dtype = hidden.dtype if bias is None else bias.dtype
     return (
         torch.empty_like(hidden) if need_hidden else hidden.new_empty(0),
@@ -108,10 +109,10 @@ def linear_support_logits_double_backward_op(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, labels: Tensor | None, *rest: Any
 ) -> tuple[Tensor, ...]:
     """Gradients of hidden, weight, bias and cotangents of the gradient."""
-    source, request = _parts(hidden, weight, bias, ids, labels, *rest[5:11])
+    source, request = _parts(hidden, weight, bias, ids, labels, *rest[5:12])
     with exact_arithmetic(hidden):
         dhidden, dweight, dbias, dcotangents = linear_double_backward(
-            source, request, Cotangents(*rest[:5]), *rest[11:]
+            source, request, Cotangents(*rest[:5]), *rest[12:]
         )
     return dhidden, dweight, dbias, *dcotangents
 
@@ -159,7 +160,7 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, bias, ids, labels, _tail, *rest = inputs
     ctx.save_for_backward(hidden, weight, bias, ids, labels, *rest[:5])
-    ctx.options, ctx.needs = rest[5:11], rest[11:]
+    ctx.options, ctx.needs = rest[5:12], rest[12:]
 
 
 def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
@@ -169,7 +170,7 @@ def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
         hidden, weight, bias, ids, labels, *cotangents, *ctx.options, *given
     )
     dgiven = [None if c is None else d for c, d in zip(cotangents, dcotangents, strict=True)]
-    return dhidden, dweight, None if bias is None else dbias, None, None, None, *dgiven, *[None] * 9
+    return dhidden, dweight, None if bias is None else dbias, None, None, None, *dgiven, *[None] * 10
 
 
 linear_support_logits_op.register_autograd(_backward, setup_context=_save_for_backward)
