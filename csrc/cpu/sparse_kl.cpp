@@ -67,14 +67,17 @@ double one_row(const T* z, T* out, int64_t columns, const int64_t* ids, int64_t 
   return loss;
 }
 
-// loss [N] double; gradient [N, V] in the dtype of the logits, of `share * sum of the losses`.
+// loss [N] double; gradient [N, V] in the dtype of the logits, of `share * sum of upstream * loss` (upstream [N]
+// double, 1 if not given), rounded once.
 void sparse_kl_rows(const Tensor& z, const Tensor& ids, const Tensor& logp, const MaybeTensor& tail, int64_t mode,
-                    bool reverse, double temperature, double share, Tensor& loss, const MaybeTensor& gradient) {
+                    bool reverse, double temperature, double share, const MaybeTensor& upstream, Tensor& loss,
+                    const MaybeTensor& gradient) {
   const int64_t n = z.size(0), columns = z.size(1), k = ids.size(1);
   const Rows rows(z), into(gradient ? *gradient : z);
   const Given<int64_t> id(ids, k);
   const Teacher teacher{{logp, k}, {tail, 1}, Mode(mode), reverse};
   const Given<double> losses(loss, 1);
+  const Given<const double> up(upstream, 1);
   with_elements(z, [&](auto* start) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(start)>>;
     T* const to_start = gradient ? mutable_data<T>(*gradient) : nullptr;
@@ -83,7 +86,7 @@ void sparse_kl_rows(const Tensor& z, const Tensor& ids, const Tensor& logp, cons
       Work<T> w(columns, k, teacher, to_start && !std::is_same_v<T, float>);
       for (int64_t r = from; r < to; ++r)
         losses[r] = one_row(rows.at(start, r), to_start ? into.at(to_start, r) : nullptr, columns, id.row(r), k, teacher,
-                            r, 1 / temperature, share, w);
+                            r, 1 / temperature, up ? share * up[r] : share, w);
     });
   });
 }

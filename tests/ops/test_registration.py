@@ -48,6 +48,15 @@ def test_opcheck_linear_backward_and_double_backward(make_problem):
         )
 
 
+def test_opcheck_sparse_kl_rows(make_problem):
+    assert dispatch.status()["sparse_kl"]["cpu"]["available"]
+    p = make_problem(n=5, v=9)
+    z = p.dense().detach().float()
+    logp = torch.full(p.ids_NK.shape, -3.0)
+    opcheck(sparse_kl_rows_op, (z, p.ids_NK, logp, None, "tail", False, 1.5, 0.2, z[:, 0].clone(), True))
+    opcheck(sparse_kl_rows_op, (z.bfloat16(), p.ids_NK, logp, logp[:, 0], "weights", False, 1.0, 1.0, None, False))
+
+
 @pytest.mark.parametrize(("impl", "dtype"), [("reference", torch.float64), ("cpu", torch.float32)])
 def test_opcheck_support_logits_all_orders(make_problem, impl, dtype):
     assert dispatch.status()["support_logits"][impl]["available"]
@@ -66,15 +75,6 @@ def test_opcheck_support_logits_all_orders(make_problem, impl, dtype):
 
 
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
-def test_opcheck_sparse_kl_rows(make_problem):
-    assert dispatch.status()["sparse_kl"]["cpu"]["available"]
-    p = make_problem(n=5, v=9)
-    z = p.dense().detach().float()
-    logp = torch.full(p.ids_NK.shape, -3.0)
-    opcheck(sparse_kl_rows_op, (z, p.ids_NK, logp, None, "tail", False, 1.5, 0.2, True))
-    opcheck(sparse_kl_rows_op, (z.bfloat16(), p.ids_NK, logp, logp[:, 0], "weights", False, 1.0, 1.0, False))
-
-
 def test_opcheck_teacher_side(make_problem, impl):
     p = make_problem(dtype=torch.float32)
     hidden, weight, bias = (x.detach() for x in p.inputs)
@@ -119,6 +119,24 @@ def test_compiles_to_one_graph(make_problem, function, dynamic):
             expected = torch.autograd.grad(want, p.inputs[:2])
             for g, w in zip(torch.autograd.grad(got, p.inputs[:2]), expected, strict=True):
                 torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_native_kernels_compile_to_one_graph(make_problem, dynamic):
+    """fp32 logits under impl="cpu": the same value and gradient as eager."""
+    torch._dynamo.reset()
+
+    def step(z, ids, logp):
+        s = ops.support_logits(z, ids, extras=("entropy",), impl="cpu")
+        return ops.sparse_kl(z, ids, logp, temperature=1.5, impl="cpu") + s.entropy_NT.sum() + s.tail_NT.sum()
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for n, v in ((7, 23), (9, 31)) if dynamic else ((7, 23),):
+        p = make_problem(n=n, v=v)
+        z, logp = p.dense().detach().float().requires_grad_(), torch.full((n, 5), -2.0)
+        want, got = step(z, p.ids_NK, logp), compiled(z, p.ids_NK, logp)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got, z)[0], torch.autograd.grad(want, z)[0])
 
 
 def test_compiled_code_still_refuses_repeated_ids(make_problem):

@@ -125,8 +125,7 @@ def sparse_kl(
         support = support_logits(logits, ids_NK, temperatures=(t,), impl=cast(Impl, chosen))
         return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, logits.shape[1]), reduction)
 
-    # A gradient stored in fp16 would underflow before a loss scaler's factor reaches it.
-    if chosen != "cpu" or logits_NV.dtype == torch.float16 or torch.compiler.is_compiling():
+    if chosen != "cpu" or torch.compiler.is_compiling():
         return rebuild(logits_NV)
     teacher = (ids_NK, logp_NK, tail_logp_N, mode, direction == "reverse", t)
     loss: Tensor = FusedSparseKL.apply(logits_NV, teacher, reduction, torch.is_grad_enabled(), rebuild)  # type: ignore[no-untyped-call]

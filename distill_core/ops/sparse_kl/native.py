@@ -3,8 +3,9 @@
 Legend: N rows, V vocabulary, K support.
 
 `distill_core::sparse_kl_rows` is registered: losses per row and the gradient of `share * sum`. `FusedSparseKL` is
-its autograd node: a plain backward hands out the stored gradient, scaled in place; a second one over a retained graph
-takes it again; with `create_graph=True` the loss is rebuilt on `support_logits`, which is twice differentiable.
+its autograd node: a plain backward hands out the stored gradient, scaled in place; a second one over a retained graph,
+and a 16-bit gradient whose upstream is not 1, takes it (again) with the upstream inside; with `create_graph=True` the
+loss is rebuilt on `support_logits`, which is twice differentiable.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ NAME = "sparse_kl"
 offer(NAME, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
 cpu_library.define(
     "sparse_kl_rows(Tensor logits, Tensor ids, Tensor logp, Tensor? tail_logp, int mode, bool reverse,"
-    " float temperature, float share, Tensor(a!) loss, Tensor(b!)? gradient) -> ()"
+    " float temperature, float share, Tensor? upstream, Tensor(a!) loss, Tensor(b!)? gradient) -> ()"
 )
 _SCHEMA = (
     "(Tensor logits, Tensor ids, Tensor logp, Tensor? tail_logp, str mode, bool reverse, float temperature,"
-    " float share, bool need_gradient) -> (Tensor, Tensor)"
+    " float share, Tensor? upstream, bool need_gradient) -> (Tensor, Tensor)"
 )
 
 
@@ -50,9 +51,10 @@ def sparse_kl_rows_op(
     reverse: bool,
     temperature: float,
     share: float,
+    upstream: Tensor | None,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [N] in fp64; gradient of `share * sum(losses)` in the dtype of the logits (empty if not needed)."""
+    """Losses [N] in fp64; gradient of `share * sum(upstream * losses)`, as the logits are, rounded once (or empty)."""
     check_id_values(NAME, ids, logits.shape[1])
     loss_N, gradient_NV = _results(logits, need_gradient)
     torch.ops.distill_core_cpu.sparse_kl_rows(
@@ -64,6 +66,7 @@ def sparse_kl_rows_op(
         reverse,
         temperature,
         share,
+        None if upstream is None else upstream.double().contiguous(),
         loss_N,
         gradient_NV if need_gradient else None,
     )
@@ -89,10 +92,14 @@ class FusedSparseKL(torch.autograd.Function):
     ) -> Tensor:
         share = 1.0 / max(1, logits_NV.shape[0]) if reduction == "mean" else 1.0
         ctx.arguments, ctx.rebuild = (*teacher, share), rebuild
-        loss_N, gradient_NV = sparse_kl_rows_op(logits_NV, *ctx.arguments, with_gradient and ctx.needs_input_grad[0])
-        ctx.gradient = gradient_NV
+        # 16-bit gradients are rounded once, the upstream inside: rows have their own, fp16 underflows without it.
+        now = logits_NV.dtype == torch.float32 or (logits_NV.dtype == torch.bfloat16 and reduction != "none")
+        need = with_gradient and ctx.needs_input_grad[0] and now
+        loss_N, gradient_NV = sparse_kl_rows_op(logits_NV, *ctx.arguments, None, need)
+        ctx.gradient = gradient_NV if need else None
         ctx.save_for_backward(logits_NV)
-        return (loss_N if reduction == "none" else loss_N.sum() * share).to(torch.float32)
+        loss: Tensor = loss_N if reduction == "none" else loss_N.sum() * share
+        return loss.float()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
@@ -101,9 +108,11 @@ class FusedSparseKL(torch.autograd.Function):
             (gradient,) = torch.autograd.grad(ctx.rebuild(logits_NV), logits_NV, upstream[0], create_graph=True)
             return gradient, None, None, None, None
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:
-            gradient = sparse_kl_rows_op(logits_NV, *ctx.arguments, True)[1]
-        scale = upstream[0]
-        if not bool((scale == 1).all()):
-            gradient.mul_(scale[:, None] if scale.dim() else scale)
+        scale_N = upstream[0].expand(logits_NV.shape[0])
+        ones, wide = bool((upstream[0] == 1).all()), logits_NV.dtype == torch.float32
+        if gradient is None or not (wide or ones):
+            del gradient  # before its successor is made
+            gradient = sparse_kl_rows_op(logits_NV, *ctx.arguments, None if wide else scale_N, True)[1]
+        if wide and not ones:
+            gradient.mul_(scale_N[:, None])
         return gradient, None, None, None, None
