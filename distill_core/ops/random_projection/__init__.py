@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .. import cpu_library
 from ..arguments import check_choice, check_device
 from ..autocast import exact_arithmetic
-from .. import cpu_library
 from ..dispatch import Impl, declare, offer, select
 from ..head import compute_dtype
 from . import native, reference
