@@ -17,13 +17,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels take; fp64 stays with the reference."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_schemas = torch.library.Library("distill_core_cpu", "DEF")
+_schemas = torch.library.Library("distill_core_cpu", "DEF")  # type: ignore[no-untyped-call]
 
 
 def define(*schemas: str) -> None:
     """Declare raw kernels, as `name(Tensor x, ...) -> Tensor`."""
     for schema in schemas:
-        _schemas.define(schema)
+        _schemas.define(schema)  # type: ignore[no-untyped-call]
 
 
 def _load() -> tuple[bool, str]:
@@ -31,7 +31,7 @@ def _load() -> tuple[bool, str]:
     if not files:
         return False, why_not_built("cpu") or "distill_core._C is not there: reinstall distill-core with a C++ compiler"
     try:
-        torch.ops.load_library(str(files[0]))
+        torch.ops.load_library(str(files[0]))  # type: ignore[no-untyped-call]
     except OSError as error:
         return False, f"{files[0].name} could not be loaded: {error}"
     return True, "compiled C++, loaded"

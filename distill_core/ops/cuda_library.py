@@ -24,13 +24,13 @@ OLDEST_CAPABILITY = (8, 0)
 """Compute capability the kernels are compiled for, and any later one by PTX."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_schemas = torch.library.Library("distill_core_cuda", "DEF")
+_schemas = torch.library.Library("distill_core_cuda", "DEF")  # type: ignore[no-untyped-call]
 
 
 def define(*schemas: str) -> None:
     """Declare raw kernels, as `name(Tensor x, ...) -> Tensor`."""
     for schema in schemas:
-        _schemas.define(schema)
+        _schemas.define(schema)  # type: ignore[no-untyped-call]
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def available() -> tuple[bool, str]:
     if not files:
         return False, why_not_built("cuda") or "distill_core._CU is not there: reinstall distill-core with nvcc"
     try:
-        torch.ops.load_library(str(files[0]))
+        torch.ops.load_library(str(files[0]))  # type: ignore[no-untyped-call]
         library = ctypes.CDLL(str(files[0]))
     except OSError as error:
         return False, f"{files[0].name} could not be loaded: {error}"

@@ -111,5 +111,5 @@ def test_a_dtype_that_a_kernel_does_not_take(monkeypatch):
     dispatch.offer("op", "cpu", lambda: (True, "built"), dtypes=(torch.float32, torch.bfloat16))
     assert dispatch.select("op", "auto", "cpu", torch.float32, torch.bfloat16) == "cpu"
     assert dispatch.select("op", "auto", "cpu", torch.float32, torch.float64) == "reference"
-    with pytest.raises(RuntimeError, match="the cpu kernel takes torch.float32, torch.bfloat16; got torch.float64"):
+    with pytest.raises(RuntimeError, match=r"the cpu kernel takes .*bfloat16; got .*float64"):
         dispatch.select("op", "cpu", "cpu", torch.float64)
