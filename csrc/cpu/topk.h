@@ -29,7 +29,7 @@ struct TopkScratch {
 
 // Entries per block: at least k blocks if that leaves them 64 entries, so that the k-th largest block maximum is a
 // threshold below which nothing need be looked at.
-inline int64_t topk_block(int64_t length, int64_t k) { return k > 0 && k * 512 > length ? 64 : 256; }
+inline int64_t topk_block(int64_t length, int64_t k) { return k * 512 > length ? 64 : k * 2048 > length ? 128 : 256; }
 
 inline TopkTask topk_task(int64_t length, int64_t k, int64_t temperatures, const double* temperature) {
   const int64_t block = topk_block(length, k);
