@@ -24,6 +24,9 @@ CALLS = {
     "topk_logits": lambda impl: ops.topk_logits(LOGITS, 1, impl=impl),
     "linear_topk_logits": lambda impl: ops.linear_topk_logits(*HEAD, 1, impl=impl),
     "sample_support": lambda impl: ops.sample_support(LOGITS, 1, impl=impl),
+    "gradient_match": lambda impl: ops.gradient_match([LOGITS], [LOGITS], impl=impl),
+    "gradient_gram": lambda impl: ops.gradient_gram(*[LOGITS[None]] * 4, impl=impl),
+    "random_projection": lambda impl: ops.random_projection(LOGITS, 2, seed=0, impl=impl),
 }
 every_op = pytest.mark.parametrize("op", CALLS)
 

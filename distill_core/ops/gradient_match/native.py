@@ -23,7 +23,8 @@ cpu_library.define(
 def _matrices(tensors: Sequence[Tensor], rule: Rule) -> list[Tensor]:
     """Rows as the kernel takes them: contiguous, apart from one another by a stride."""
     found = (as_rows(x, rule.group if rule.distance == "cosine" else "tensor") for x in tensors)
-    return [x if x.shape[1] < 2 or x.stride(1) == 1 else x.contiguous() for x in found]
+    # An empty tensor calls itself contiguous whatever its strides: clone, not contiguous().
+    return [x if x.shape[1] < 2 or x.stride(1) == 1 else x.clone(memory_format=torch.contiguous_format) for x in found]
 
 
 def _options(rule: Rule) -> tuple[int, int, float, bool]:
