@@ -122,8 +122,9 @@ def test_registers_as_recorded(built: Build) -> None:
     [
         ("topk_rows", r"ld\.global(\.nc)?\.v4\.(f|b|u)32"),
         ("topk_rows", r"ld\.global(\.nc)?\.v4\.(b|u)16"),
-        ("match_rows", r"ld\.global(\.nc)?\.v4\.(f|b|u)32"),
-        ("match_rows", r"st\.global\.v4\.(f|b|u)32"),
+        # Addresses out of a table are generic: the compiler cannot know that they are global.
+        ("match_rows", r"ld\.v4\.(f|b|u)32"),
+        ("match_rows", r"st\.v4\.(f|b|u)32"),
         ("sample_rows", r"ld\.global(\.nc)?\.v4\.(f|b|u)32"),
     ],
 )
