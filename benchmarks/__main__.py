@@ -1,6 +1,7 @@
-"""`python -m benchmarks NAME [options]` prints a Markdown table; `python -m benchmarks tables` renews those of the docs.
+"""`python -m benchmarks NAME [options]` prints a Markdown table.
 
-Options follow the name; `python -m benchmarks NAME --help` lists them.
+`python -m benchmarks tables` makes the tables of docs/benchmarks.md again from benchmarks/results. Options
+follow the name; `python -m benchmarks NAME --help` lists them.
 """
 
 from __future__ import annotations

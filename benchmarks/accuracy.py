@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +62,11 @@ def error(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).norm() / truth.norm())
 
 
+def errors(found: dict[str, dict[str, Tensor]], quantity: str, truth: Tensor) -> dict[str, float]:
+    """Of every way, to four digits."""
+    return {way: float(f"{error(found[way][quantity], truth):.3e}") for way in WAYS}
+
+
 def on_logits(options: argparse.Namespace, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """`sparse_kl` at each tail: value, gradient on the support, gradient off it."""
     for tail in TAILS:
@@ -88,7 +94,11 @@ def on_logits(options: argparse.Namespace, dtype: torch.dtype) -> Iterator[dict[
             WAYS[2]: parts(own, z_NV),
         }
         for quantity, exact in truth.items():
-            yield {**given, "quantity": quantity, **{way: float(f"{error(found[way][quantity], exact):.3e}") for way in WAYS}}
+            yield {
+                **given,
+                "quantity": quantity,
+                **errors(found, quantity, exact),
+            }
 
 
 def on_hidden_states(options: argparse.Namespace, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
@@ -101,24 +111,34 @@ def on_hidden_states(options: argparse.Namespace, dtype: torch.dtype) -> Iterato
     logp_NK1 = torch.randn(n, k + 1, generator=generator, dtype=torch.float64).log_softmax(1)
     target = ids_NK, logp_NK1[:, :-1].float(), logp_NK1[:, -1].float()
 
-    def parts(loss: Callable[[Tensor, Tensor], Tensor], wide: bool = False) -> dict[str, Tensor]:
+    def parts(
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        wide: bool = False,
+        total: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         leaves = [(x.double() if wide else x).detach().requires_grad_() for x in (hidden_ND, weight_VD)]
         value = loss(*leaves)
-        d_hidden, d_weight = torch.autograd.grad(value.sum(), leaves)
+        d_hidden, d_weight = torch.autograd.grad((total or loss)(*leaves).sum(), leaves)
         return {"value": value.detach(), "gradient, hidden states": d_hidden, "gradient, weight": d_weight}
 
-    def own(h: Tensor, w: Tensor) -> Tensor:
-        return ops.linear_sparse_kl(h, w, ids_NK, target[1], tail_logp_N=target[2], reduction="none")
+    def own(h: Tensor, w: Tensor, reduction: Literal["none", "sum"] = "none") -> Tensor:
+        return ops.linear_sparse_kl(h, w, ids_NK, target[1], tail_logp_N=target[2], reduction=reduction)
 
     truth = parts(lambda h, w: torch_loss(h @ w.T, *target, complement=True), wide=True)
     found = {
         WAYS[0]: parts(lambda h, w: torch_loss(h @ w.T, *target, complement=False)),
         WAYS[1]: parts(lambda h, w: torch_loss(h @ w.T, *target, complement=True)),
-        WAYS[2]: parts(own),
+        # The gradients of a scalar loss are those that its forward pass takes.
+        WAYS[2]: parts(own, total=partial(own, reduction="sum")),
     }
     given = {"dtype": str(dtype).removeprefix("torch."), "op": "linear_sparse_kl", "tail": ""}
     for quantity, exact in truth.items():
-        yield {**given, "quantity": quantity, **{way: float(f"{error(found[way][quantity], exact):.3e}") for way in WAYS}}
+        yield {
+            **given,
+            "quantity": quantity,
+            **errors(found, quantity, exact),
+        }
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What capturing a teacher's top-k costs: hidden states + `linear_topk_logits` against the 135M model's own forward.
 
-The model's own forward computes all logits [N, V] and keeps them; so does the usual capture, which then takes log_softmax
-and topk of them.
+The model's own forward computes all logits [N, V] and keeps them; so does the usual capture, which then takes
+log_softmax and topk of them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=None, help="torch threads; default: torch's own choice")
     parser.add_argument("--only", nargs="+", metavar="CASE", default=None, help="cases to run; default: all")
     parser.add_argument(
-        "--memory", choices=("both", "profiler", "none"), default="both", help="peaks by profiler and VmHWM, default both"
+        "--memory",
+        choices=("both", "profiler", "none"),
+        default="both",
+        help="peaks by profiler and VmHWM, default both",
     )
     parser.add_argument("--huge-pages", action="store_true", help="THP_MEM_ALLOC_ENABLE=1: huge pages for every case")
 

@@ -1,6 +1,6 @@
 """`gradient_match`, value and backward over a list of 100 gradient tensors, against the eager loop over tensors.
 
-The list: 60 of 256 x 256, 20 of 1,024 x 256 and 20 vectors of 256, which a row-wise cosine leaves out (times `--scale`).
+The list: 60 of 256 x 256, 20 of 1,024 x 256 and 20 vectors of 256, which a row-wise cosine leaves out.
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ def references(options: argparse.Namespace) -> list[str]:
 
 
 def title(options: argparse.Namespace) -> str:
-    return (
-        f"Row-wise cosine over 100 tensors, {sum(x.numel() for x in gradients(options)[0]):,} numbers, {options.dtype}, "
-        f"value and backward;"
-    )
+    numbers = sum(x.numel() for x in gradients(options)[0])
+    return f"Row-wise cosine over 100 tensors, {numbers:,} numbers, {options.dtype}, value and backward;"
 
 
 def gradients(options: argparse.Namespace) -> tuple[list[Tensor], list[Tensor]]:

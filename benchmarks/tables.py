@@ -104,7 +104,9 @@ def main(words: list[str]) -> None:
     new = {PAGE: renewed(found)} | ({PICTURE: picture(load(quality))} if quality.exists() else {})
     stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if words == ["--check"]:
-        raise SystemExit(f"out of date: {[path.name for path in stale]}; run python -m benchmarks tables" if stale else 0)
+        raise SystemExit(
+            f"out of date: {[path.name for path in stale]}; run python -m benchmarks tables" if stale else 0
+        )
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(new[path], encoding="utf-8")
