@@ -1,59 +1,66 @@
-"""`linear_sparse_kl`, forward and backward, against `log_softmax` + `gather` in eager torch."""
+"""`sparse_kl` on logits that exist, forward and backward, against eager torch and torch.compile."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import interleave, machine, table
+from benchmarks import driver
+from benchmarks.case import Case, Cases, Run
+from benchmarks.driver import run
+from benchmarks.formulas import tail_loss
+from benchmarks.head_problem import DTYPES, add_size_options
 from distill_core import ops
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+__all__ = ["TINY", "add_options", "cases", "references", "run", "title"]
+
+BASELINE, COMPILED, OURS = "log_softmax + gather", "torch.compile", "distill-core"
+TINY = ["--tokens", "13", "--vocabulary", "301", "--support", "5"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Sizes; the defaults take about a quarter of a minute on two cores."""
-    for name, default in (("tokens", 512), ("vocabulary", 16_384), ("hidden", 256), ("support", 32), ("rounds", 7)):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of hidden states and weight")
-    parser.add_argument("--threads", type=int, default=None, help="torch threads; default: torch's own choice")
+    """Sizes; N = 1,024, V = 32,000, k = 64 by default."""
+    add_size_options(parser, tokens=1024, vocabulary=32_000, support=64)
+    driver.add_options(parser)
 
 
-def eager(hidden: Tensor, weight: Tensor, ids: Tensor, logp: Tensor) -> Tensor:
-    """What one writes first: all logits at once, the tail by 1 - sum (inexact where the tail is small)."""
-    logq = torch.log_softmax((hidden @ weight.T).float(), 1).gather(1, ids)
-    p, t = logp.exp(), (1 - logp.exp().sum(1)).clamp_min(1e-9)
-    qbar = (1 - logq.exp().sum(1)).clamp_min(1e-9)
-    return ((p * (logp - logq)).sum(1) + t * (t.log() - qbar.log())).mean()
+def references(options: argparse.Namespace) -> list[str]:
+    return [BASELINE, COMPILED]
 
 
-def run(options: argparse.Namespace) -> str:
-    """The table, with the sizes above it."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    n, v, d, k = options.tokens, options.vocabulary, options.hidden, options.support
+def title(options: argparse.Namespace) -> str:
+    pages = "huge pages for all" if options.huge_pages else "default pages"
+    return (
+        f"N = {options.tokens:,}, V = {options.vocabulary:,}, k = {options.support}, {options.dtype}, "
+        f"forward and backward, {pages};"
+    )
+
+
+def cases(options: argparse.Namespace) -> Cases:
+    """Eager, compiled, ours."""
+    generator = torch.Generator().manual_seed(0)
     dtype = DTYPES[options.dtype]
-    hidden = torch.randn(n, d).to(dtype).requires_grad_()
-    weight = (torch.randn(v, d) / d**0.5).to(dtype).requires_grad_()
-    ids, logp = ops.topk_logits(torch.randn(n, v) * 3, k).ids_NK, torch.log_softmax(torch.randn(n, k) * 2, 1) - 0.1
+    shape = options.tokens, options.vocabulary
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    top = ops.topk_logits(torch.randn(*shape, generator=generator, dtype=wide) * 3, options.support)
+    logp_NK, tail_logp_N = (x.contiguous() for x in top.log_probs())
+    logits_NV = (torch.randn(*shape, generator=generator, dtype=wide) * 3).to(dtype).requires_grad_()
 
-    def step(loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, (hidden, weight))
+    def both(loss: Tensor) -> tuple[Tensor, ...]:
+        return (loss, *torch.autograd.grad(loss, logits_NV))
 
-    timings = interleave(
-        {
-            "log_softmax + gather": lambda: step(eager(hidden, weight, ids, logp)),
-            "linear_sparse_kl": lambda: step(ops.linear_sparse_kl(hidden, weight, ids, logp)),
-            "linear_sparse_kl, recomputing": lambda: step(
-                ops.linear_sparse_kl(hidden, weight, ids, logp, reduction="none").mean()
-            ),
-        },
-        rounds=options.rounds,
-    )
-    chosen = ops.chosen().get("linear_sparse_kl")
-    return f"N = {n}, V = {v}, D = {d}, K = {k}, {options.dtype}, implementation: {chosen}; {machine()}\n\n" + table(
-        timings, baseline="log_softmax + gather"
-    )
+    def ours() -> Any:
+        return both(ops.sparse_kl(logits_NV, top.ids_NK, logp_NK, tail_logp_N=tail_logp_N))
+
+    def compiled() -> Run:
+        loss = torch.compile(tail_loss, dynamic=False)
+        return lambda: both(loss(logits_NV, top.ids_NK, logp_NK, tail_logp_N))
+
+    return {
+        BASELINE: Case(lambda: lambda: both(tail_loss(logits_NV, top.ids_NK, logp_NK, tail_logp_N)), "tail by 1 - sum"),
+        COMPILED: Case(compiled, "tail by 1 - sum", compiled=True),
+        OURS: Case(lambda: ours, "tail by its own logsumexp"),
+    }

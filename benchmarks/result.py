@@ -1,0 +1,51 @@
+"""The file a benchmark leaves: its command, the machine, its settings and what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+NOT_MEASURED = {"name", "json", "module", "defaults"}
+"""Fields of the options that say nothing about what is measured."""
+
+
+def setting_names(options: argparse.Namespace) -> list[str]:
+    return [name for name in vars(options) if name not in NOT_MEASURED]
+
+
+def arguments_of(options: argparse.Namespace) -> list[str]:
+    """NAME and the options that differ from their defaults, as words of a command line."""
+    words = [options.name]
+    for name in setting_names(options):
+        value = getattr(options, name)
+        if value is None or value is False or value == options.defaults[name]:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return words
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command that measures the same again, without the name of the result file."""
+    fixed = os.environ.get("OMP_NUM_THREADS")
+    return (f"OMP_NUM_THREADS={fixed} " if fixed else "") + shlex.join(
+        ["python", "-m", "benchmarks", *arguments_of(options)]
+    )
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
