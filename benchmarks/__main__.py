@@ -14,11 +14,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-<<<<<<< HEAD
-from benchmarks import sparse_kl, store_reading
-
-BENCHMARKS = {"sparse_kl": sparse_kl, "store_reading": store_reading}
-=======
 NAMES = (
     "linear_sparse_kl",
     "sparse_kl",
@@ -31,7 +26,6 @@ NAMES = (
     "gradient_quality",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
->>>>>>> bench
 
 
 def module_of(name: str) -> ModuleType:
