@@ -1,6 +1,6 @@
 """How fast a store is written and read: the numpy and the compiled codec, interleaved, CPU time.
 
-`python -m benchmarks store_reading DIRECTORY`, by hand, on a finished store. In each round every sequence is encoded
+`python -m benchmarks.store_reading DIRECTORY`, by hand, on a finished store. In each round every sequence is encoded
 and decoded by each codec, in memory, and read from the store by its tokens, opened anew and with checksums on.
 """
 

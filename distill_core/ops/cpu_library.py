@@ -6,11 +6,11 @@ through the libtorch stable ABI. They check no values and are called by the regi
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import torch
 
+from .dispatch import asked_once
 from .native_build import why_not_built
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,7 +26,9 @@ def define(*schemas: str) -> None:
         _schemas.define(schema)  # type: ignore[no-untyped-call]
 
 
-def _load() -> tuple[bool, str]:
+@asked_once
+def available() -> tuple[bool, str]:
+    """Whether the library could be loaded, and why (not): the probe of every CPU kernel."""
     files = sorted(_PACKAGE.glob("_C.*so"))
     if not files:
         return False, why_not_built("cpu") or "distill_core._C is not there: reinstall distill-core with a C++ compiler"
@@ -36,15 +38,5 @@ def _load() -> tuple[bool, str]:
         return False, f"{files[0].name} could not be loaded: {error}"
     return True, "compiled C++, loaded"
 
-
-@functools.cache
-def available() -> tuple[bool, str]:
-    """Whether the library could be loaded, and why (not): the probe of every CPU kernel."""
-    return _load()
-
-
-# What `torch.compiler.assume_constant_result(_load)` does, without its import of the compiler, which takes seconds:
-# torch.compile calls it and keeps the answer instead of tracing into files and shared libraries.
-setattr(_load, "_dynamo_marked_constant", True)  # noqa: B010 - mypy knows no attributes of functions
 
 define("widen(Tensor from, Tensor(a!) into) -> ()")

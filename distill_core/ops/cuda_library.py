@@ -7,11 +7,11 @@ through the libtorch stable ABI. They check no values and are called by the regi
 from __future__ import annotations
 
 import ctypes
-import functools
 from pathlib import Path
 
 import torch
 
+from .dispatch import asked_once
 from .native_build import why_not_built
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,7 +33,7 @@ def define(*schemas: str) -> None:
         _schemas.define(schema)  # type: ignore[no-untyped-call]
 
 
-@functools.cache
+@asked_once
 def available() -> tuple[bool, str]:
     """Whether the kernels can run here, and why (not): the probe of every CUDA kernel."""
     files = sorted(_PACKAGE.glob("_CU.*so"))

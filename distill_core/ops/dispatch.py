@@ -6,6 +6,7 @@ op's folder.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypedDict
 
@@ -28,6 +29,20 @@ class Availability(TypedDict):
 
 
 Probe = Callable[[], tuple[bool, str]]
+
+
+def asked_once(probe: Probe) -> Probe:
+    """A probe whose answer torch.compile keeps, instead of tracing into files and shared libraries.
+
+    What `torch.compiler.assume_constant_result` does, without its import of the compiler, which takes seconds.
+    """
+    answer = functools.cache(probe)
+
+    def ask() -> tuple[bool, str]:
+        return answer()
+
+    setattr(ask, "_dynamo_marked_constant", True)  # noqa: B010 - mypy knows no attributes of functions
+    return ask
 
 
 class Offer(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill_core import ops
-from distill_core.ops import dispatch
+from distill_core.ops import cpu_library, dispatch
 from distill_core.ops.sample_support import _sample_support_op
 from distill_core.ops.sparse_kl.native import sparse_kl_rows_op
 from distill_core.ops.support_logits import linear_op, logits_op
@@ -15,17 +15,24 @@ from distill_core.ops.topk_logits.ops import linear_topk_logits_op, topk_logits_
 FLAGS = (True, True, True)
 
 
+@pytest.fixture(autouse=True)
+def _loaded():
+    """The registered ops are called here without the public function that loads the library."""
+    assert cpu_library.available()[0], cpu_library.available()[1]
+
+
 def opcheck(op, args):
     assert set(torch.library.opcheck(op, args).values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck_linear_support_logits(make_problem, dtype):
+def test_opcheck_linear_support_logits(make_problem, dtype, impl):
     p = make_problem(dtype=dtype)
-    opcheck(linear_op.linear_support_logits_op, (*p.inputs, p.ids_NK, p.labels_N, [1.0, 2.0], 4.0, 1.2, *FLAGS))
+    opcheck(linear_op.linear_support_logits_op, (*p.inputs, p.ids_NK, p.labels_N, [1.0, 2.0], 4.0, 1.2, *FLAGS, impl))
     opcheck(
         linear_op.linear_support_logits_op,
-        (p.hidden_ND, p.weight_VD, None, p.ids_NK, None, [1.0], None, 1.0, False, False, False),
+        (p.hidden_ND, p.weight_VD, None, p.ids_NK, None, [1.0], None, 1.0, False, False, False, impl),
     )
 
 
@@ -33,9 +40,10 @@ def cotangents(found):
     return [torch.randn_like(x).requires_grad_() for x in found[:5]]
 
 
-def test_opcheck_linear_backward_and_double_backward(make_problem):
-    p = make_problem(n=5, v=9)
-    options = ([1.0, 2.0], 4.0, 1.2, *FLAGS)
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_opcheck_linear_backward_and_double_backward(make_problem, impl):
+    p = make_problem(n=5, v=9, dtype=torch.float64 if impl == "reference" else torch.float32)
+    options = ([1.0, 2.0], 4.0, 1.2, *FLAGS, impl)
     found = linear_op.linear_support_logits_op(*p.inputs, p.ids_NK, p.labels_N, *options)
     head = (*p.inputs, p.ids_NK, p.labels_N)
     given = cotangents(found)
