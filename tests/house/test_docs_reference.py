@@ -98,6 +98,8 @@ def test_every_environment_variable_is_documented() -> None:
         path.read_text() for path in sorted((REPOSITORY / "tests" / "house").glob("*.py")) if path != Path(__file__)
     ]
     read = {name for text in texts for name in re.findall(r"\bDISTILL_[A-Z]+(?:_[A-Z]+)*\b", text)}
+    native = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "csrc").rglob("*.cpp")]
+    read |= {name for text in native for name in re.findall(r'getenv\("(DISTILL_[A-Z_]+)"\)', text)}
     documented = set(re.findall(r"`(DISTILL_[A-Z_]+)`", ENVIRONMENT.read_text(encoding="utf-8")))
     assert read == documented
 
