@@ -6,6 +6,7 @@ namespace distill::DISTILL_ISA {
 #include "random_projection.inl"
 #include "row_sums.inl"
 #include "row_gradients.inl"
+#include "keys.inl"
 #include "topk.inl"
 #include "sample.inl"
 }  // namespace distill::DISTILL_ISA
