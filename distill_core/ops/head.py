@@ -58,7 +58,7 @@ class Head:
     def _columns(self) -> Iterator[slice]:
         vocabulary, width = self.weight_VD.shape
         ready = self.weight_VD.dtype == self.dtype
-        whole = ready and (self.narrow or not self.weight_VD.device.type == "cpu")
+        whole = ready and (self.narrow or self.weight_VD.device.type != "cpu")
         step = max(1, vocabulary if whole else SLAB_BYTES // max(1, width * self.dtype.itemsize))
         for start in range(0, vocabulary, step):
             yield slice(start, min(vocabulary, start + step))

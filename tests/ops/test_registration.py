@@ -18,13 +18,15 @@ def opcheck(op, args):
     assert set(torch.library.opcheck(op, args).values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck_linear_support_logits(make_problem, dtype):
+def test_opcheck_linear_support_logits(make_problem, dtype, impl):
+    assert dispatch.status()["linear_support_logits"][impl]["available"]
     p = make_problem(dtype=dtype)
-    opcheck(linear_op.linear_support_logits_op, (*p.inputs, p.ids_NK, p.labels_N, [1.0, 2.0], 4.0, 1.2, *FLAGS))
+    opcheck(linear_op.linear_support_logits_op, (*p.inputs, p.ids_NK, p.labels_N, [1.0, 2.0], 4.0, 1.2, *FLAGS, impl))
     opcheck(
         linear_op.linear_support_logits_op,
-        (p.hidden_ND, p.weight_VD, None, p.ids_NK, None, [1.0], None, 1.0, False, False, False),
+        (p.hidden_ND, p.weight_VD, None, p.ids_NK, None, [1.0], None, 1.0, False, False, False, impl),
     )
 
 
@@ -32,9 +34,10 @@ def cotangents(found):
     return [torch.randn_like(x).requires_grad_() for x in found[:5]]
 
 
-def test_opcheck_linear_backward_and_double_backward(make_problem):
-    p = make_problem(n=5, v=9)
-    options = ([1.0, 2.0], 4.0, 1.2, *FLAGS)
+@pytest.mark.parametrize(("impl", "dtype"), [("reference", torch.float64), ("cpu", torch.float32)])
+def test_opcheck_linear_backward_and_double_backward(make_problem, impl, dtype):
+    p = make_problem(n=5, v=9, dtype=dtype)
+    options = ([1.0, 2.0], 4.0, 1.2, *FLAGS, impl)
     found = linear_op.linear_support_logits_op(*p.inputs, p.ids_NK, p.labels_N, *options)
     head = (*p.inputs, p.ids_NK, p.labels_N)
     given = cotangents(found)
