@@ -36,27 +36,28 @@ def step():
     return hidden, weight, ids, logp
 
 
-def schedules(hidden, weight, ids, logp):
+def schedules(hidden, weight, ids, logp, impl):
     def row_loss(s, rows):
         return -(logp[rows].exp() * s.log_probs()[:, :-1]).sum(1)
 
     return {
-        "sparse_distill_loss": lambda: ops.sparse_distill_loss(hidden, weight, ids, row_loss).backward(),
-        "linear_sparse_kl": lambda: ops.linear_sparse_kl(hidden, weight, ids, logp).backward(),
+        "sparse_distill_loss": lambda: ops.sparse_distill_loss(hidden, weight, ids, row_loss, impl=impl).backward(),
+        "linear_sparse_kl": lambda: ops.linear_sparse_kl(hidden, weight, ids, logp, impl=impl).backward(),
         "linear_sparse_kl-none": lambda: ops.linear_sparse_kl(
-            hidden, weight, ids, logp, reduction="none"
+            hidden, weight, ids, logp, reduction="none", impl=impl
         ).mean().backward(),
-        "linear_topk_logits": lambda: ops.linear_topk_logits(hidden, weight, K),
+        "linear_topk_logits": lambda: ops.linear_topk_logits(hidden, weight, K, impl=impl),
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize(
     "name", ["sparse_distill_loss", "linear_sparse_kl", "linear_sparse_kl-none", "linear_topk_logits"]
 )
-def test_no_tensor_of_tokens_by_vocabulary(step, name):
+def test_no_tensor_of_tokens_by_vocabulary(step, name, impl):
     hidden, weight, ids, logp = step
     hidden.grad = weight.grad = None
-    largest, peak = memory(schedules(hidden, weight, ids, logp)[name])
+    largest, peak = memory(schedules(hidden, weight, ids, logp, impl)[name])
     # One chunk of 256 rows is an eighth of the whole; two or three chunk-sized buffers may be alive together.
     assert largest <= WHOLE // 8
     assert peak < WHOLE // 2
