@@ -60,12 +60,24 @@ def wait(child: int) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def kill_after(child: int, directory: Path, shards: int, delay_s: float) -> int:
+    """SIGKILL `delay_s` after the store holds `shards` whole shards; the child's status, finished or not."""
+    while whole_shards(directory) < shards:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.0005)
+    time.sleep(delay_s)
+    os.kill(child, signal.SIGKILL)
+    return wait(child)
+
+
 def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def whole_shards(directory: Path) -> int:
-    return len(list(directory.glob("shard-*.arrow")))
+    return len(list(directory.glob("shard-*.arrow"))) if directory.is_dir() else 0
 
 
 def main(root: Path, method: str, kills: int, seed: int) -> dict[str, Any]:
@@ -82,12 +94,12 @@ def main(root: Path, method: str, kills: int, seed: int) -> dict[str, Any]:
     hits, finished, left = 0, 0, set()
     while hits < kills:
         child = start(interrupted, teacher, method)
-        time.sleep(chance.uniform(0.0, 0.7 * whole_s))
-        os.kill(child, signal.SIGKILL)
-        status = wait(child)
+        # At most four more shards, so that the kills are spread over the whole capture however fast it is.
+        shards = whole_shards(interrupted) + chance.randint(0, 4)
+        status = kill_after(child, interrupted, shards, chance.uniform(0.0, whole_s / 15))
         if os.WIFSIGNALED(status):
             hits += 1
-            left.add(whole_shards(interrupted) if interrupted.is_dir() else 0)
+            left.add(whole_shards(interrupted))
             continue
         assert status == 0, status
         assert content(interrupted) == expected
