@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from distill_core.errors import DistillError
 from distill_core.options import Options
@@ -35,6 +35,7 @@ class HFOptions(Options):
     cache_dir: str | None = Field(
         default=None, description="where converted GGUF models and downloads go; default: DISTILL_CACHE or ~/.cache"
     )
+    generation_batch: PositiveInt = Field(default=16, description="answers written at a time, with one cache")
 
     @model_validator(mode="after")
     def _one_place(self) -> HFOptions:

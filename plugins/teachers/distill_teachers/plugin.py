@@ -15,7 +15,7 @@ def distill_components() -> Sequence[Component]:
             "distill_teachers.hf:HFTeacher",
             summary="any Transformers causal language model: directory, hub id, GGUF file, or GGUF inside a package",
             options="distill_teachers.options:HFOptions",
-            signals=("targets", "hidden_states", "attentions"),
+            signals=("targets", "hidden_states", "attentions", "text"),
         ),
         teacher(
             "store",
@@ -23,5 +23,14 @@ def distill_components() -> Sequence[Component]:
             summary="signals captured before, from a store directory; the teacher's weights are not needed",
             options="distill_teachers.options:StoreOptions",
             signals=("targets",),
+        ),
+        teacher(
+            "openai",
+            "distill_teachers.openai:OpenAITeacher",
+            summary="any OpenAI-compatible server: text, and exact targets where it lists log-probabilities",
+            options="distill_teachers.openai_options:OpenAIOptions",
+            signals=("text", "targets"),
+            targets=("exact",),
+            temperatures=(1.0,),
         ),
     ]
