@@ -1,8 +1,8 @@
 """The ``openai`` teacher: any server that speaks OpenAI's protocol.
 
 It writes (``generate``), and where the server lists log-probabilities over a prompt it gives exact targets
-(``signals``): the k largest and the tail, at temperature 1. Which token a listed distribution belongs to is found out by a probe
-(:mod:`distill_teachers.server.alignment`), and token texts become ids exactly or not at all.
+(``signals``): the k largest and the tail, at temperature 1. Which token a listed distribution belongs to is found out
+by a probe (:mod:`distill_teachers.server.alignment`), and token texts become ids exactly or not at all.
 
 Legend: B sequences, N rows, K support size.
 """

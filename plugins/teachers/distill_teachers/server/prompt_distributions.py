@@ -128,7 +128,8 @@ class PromptDistributions:
         if read.prompt_tokens is not None and read.prompt_tokens != n_tokens:
             raise SignalError(
                 f"{self._label} read {read.prompt_tokens} tokens where {n_tokens} were sent: is `tokenizer` the "
-                "model's own? A sequence cut inside a word is read differently as text: use prompt_form: ids if it takes them"
+                "model's own? A sequence cut inside a word is read differently as text: use prompt_form: ids if it "
+                "takes them"
             )
         return read.positions
 
