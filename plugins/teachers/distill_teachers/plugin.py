@@ -33,4 +33,22 @@ def distill_components() -> Sequence[Component]:
             targets=("exact",),
             temperatures=(1.0,),
         ),
+        teacher(
+            "answers",
+            "distill_teachers.answers:AnswersTeacher",
+            summary="answers that people or another model wrote beforehand, from a JSONL file",
+            options="distill_teachers.options:AnswersOptions",
+            signals=("text",),
+            targets=(),
+            temperatures=(),
+        ),
+        teacher(
+            "vllm",
+            "distill_teachers.vllm:VLLMTeacher",
+            summary="a model run by vLLM in this process: text and exact targets (needs the package vllm)",
+            options="distill_teachers.options:VLLMOptions",
+            signals=("text", "targets"),
+            targets=("exact",),
+            temperatures=(1.0,),
+        ),
     ]
