@@ -120,7 +120,8 @@ def find_alignment(
         shift = pair.changed + 1 - changed
         shifts.add(shift)
         omits.add(omitted)
-        _check_what_follows(first, after(pair.first), index, shift, label)
+        if shift in (0, 1):
+            _check_what_follows(first, after(pair.first), index, shift, label)
     if not shifts:
         raise SignalError(
             f"{label} lists nearly the same log-probabilities for prompts that differ, so it cannot be told which "

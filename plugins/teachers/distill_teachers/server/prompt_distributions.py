@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from distill_core.errors import SignalError
@@ -204,6 +204,12 @@ class PromptDistributions:
     def _alignment(self, ids: Sequence[int]) -> Alignment:
         """Found out once per session, for prompts with and without a BOS in front; never kept beyond it."""
         has_bos = self._bos is not None and len(ids) > 0 and ids[0] == self._bos
+        alignment = self._probed(has_bos)
+        if not has_bos and self._bos in ids:
+            return replace(alignment, omits_bos=self._probed(True).omits_bos)
+        return alignment
+
+    def _probed(self, has_bos: bool) -> Alignment:
         with self._guard:
             if has_bos not in self._alignments:
                 self._alignments[has_bos] = find_alignment(
