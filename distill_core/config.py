@@ -149,6 +149,9 @@ class TrainConfig(Section):
         default="error", description="what to do when teacher and student vocabularies differ"
     )
     sparse: CaptureConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
+    rollout: ComponentRef | None = Field(
+        default=None, description="who writes the sequences of a step, e.g. the student; default: the data's own"
+    )
     objectives: list[ObjectiveRef] = Field(
         default_factory=lambda: [ObjectiveRef(use="forward-kl")],
         min_length=1,
@@ -188,6 +191,8 @@ class TrainOverrides(Section):
 
     teacher: Literal["store", "live", "none"] | None = Field(default=None, description="as in train")
     store: str | None = Field(default=None, description="as in train")
+    sparse: CaptureConfig | None = Field(default=None, description="as in train; null: the default")
+    rollout: ComponentRef | None = Field(default=None, description="as in train; null: the data's own sequences")
     objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1, description="as in train")
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
@@ -253,6 +258,7 @@ class RunConfig(Section):
         result = {"student": self.train}
         for name, overrides in self.compare.items():
             given = {field: getattr(overrides, field) for field in overrides.model_fields_set}
-            changed = {field: value for field, value in given.items() if value is not None}
+            may_be_null = ("sparse", "rollout")
+            changed = {name: value for name, value in given.items() if value is not None or name in may_be_null}
             result[name] = self.train.model_copy(update=changed)
         return result

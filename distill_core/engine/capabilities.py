@@ -199,6 +199,12 @@ def _training_problems(
             yield Problem((*at, index, "name"), f"two objectives are called {label!r}: give one a `name` of its own")
     if training.sparse is not None and training.teacher == "live":
         yield from sparse_problems(("train", "sparse"), training.sparse)
+    if training.rollout is not None and training.teacher == "store":
+        yield Problem(
+            ("compare", name, "rollout") if "rollout" in changed else ("train", "rollout"),
+            f"{training.rollout.use} writes new sequences in every step, which a store does not hold: train.teacher: "
+            "live, or none where no objective needs a teacher",
+        )
     in_need = [(location, component, needs) for location, component, needs in asking if needs.signals]
     supply = _supply(name, training, config, components)
     if isinstance(supply, Problem):

@@ -11,7 +11,7 @@ states. The result is ``sum_i factor_i * sum_i`` with factors known before the f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,28 @@ from distill_core import ops
 from distill_core.engine.head import HeadSpec
 from distill_core.errors import TrainingError
 from distill_core.types import RowIndex, RowInfo, RowTarget, StudentView, SupportLogits, TeacherSignals, TokenBatch
+
+
+@dataclass(frozen=True)
+class Head:
+    """The operands of the head for one micro-batch."""
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    spec: HeadSpec
+
+    @torch.no_grad()
+    def most_likely(self, k: int) -> Tensor:
+        """[N, k] ids of the student's k most likely tokens."""
+        return ops.linear_topk_logits(
+            self.hidden_ND.detach(),
+            self.weight_VD.detach(),
+            min(k, int(self.weight_VD.shape[0])),
+            bias=None if self.bias_V is None else self.bias_V.detach(),
+            softcap=self.spec.softcap,
+            logit_scale=self.spec.logit_scale,
+        ).ids_NK
 
 
 @dataclass(frozen=True)
@@ -90,8 +112,10 @@ class ObjectivePass:
         hidden_ND, weight_VD, bias_V = _head_operands(rows.select(hidden_BTD), weight_VD, bias_V)
         fused = [(position, one) for position, one in enumerate(self.active) if one.fused]
         views = [self._view(one) for _, one in fused]
-        ids_NU = union_of_supports([view.ids_NK for view in views if view is not None], rows.labels_N)
-        loss_fn = self._loss_function(fused, views, ids_NU, rows, sums)
+        head = Head(hidden_ND, weight_VD, bias_V, spec)
+        supports = [self._support(one, view, head) for (_, one), view in zip(fused, views, strict=True)]
+        ids_NU = union_of_supports([ids_NK for ids_NK in supports if ids_NK is not None], rows.labels_N)
+        loss_fn = self._loss_function(fused, views, supports, ids_NU, rows, sums)
         temperatures = sorted(
             {t for _, one in fused for t in temperatures_of(one.objective, self.step, self.total_steps)}
         )
@@ -117,24 +141,34 @@ class ObjectivePass:
         view = getattr(one.objective, "view", None)
         return self.signals.target if view is None else view(self.signals.target)
 
+    @staticmethod
+    def _support(one: ActiveObjective, view: RowTarget | None, head: Head) -> Tensor | None:
+        """[N, K] ids that an objective reads; None where it reads none."""
+        k = getattr(one.objective, "student_support", None)
+        return (None if view is None else view.ids_NK) if k is None else head.most_likely(int(k))
+
     def _loss_function(
         self,
         fused: Sequence[tuple[int, ActiveObjective]],
         views: Sequence[RowTarget | None],
+        supports: Sequence[Tensor | None],
         ids_NU: Tensor,
         rows: RowIndex,
         sums: Tensor,
     ) -> Callable[[SupportLogits, slice], Tensor]:
         """``loss_fn(support, rows) -> [n]`` for the op: all row objectives, weighted, on one chunk."""
-        info = RowInfo(rows.labels_N, rows.sequence_N, rows.position_N, self.step, self.total_steps)
-        folds = [view is not None and not same_ids(view.ids_NK, ids_NU) for view in views]
+        info = RowInfo(
+            rows.labels_N, rows.sequence_N, rows.position_N, self.step, self.total_steps, self.batch.row_values(rows)
+        )
+        infos = [self._prepared(one, info) for _, one in fused]
+        folded = [None if ids_NK is None or same_ids(ids_NK, ids_NU) else ids_NK for ids_NK in supports]
 
         def loss_fn(support: SupportLogits, chunk: slice) -> Tensor:
             total_n: Tensor | None = None
             weights_n = rows.weights_N[chunk]
-            for (position, one), view, fold in zip(fused, views, folds, strict=True):
-                own = support.fold(view.ids_NK[chunk]) if fold and view is not None else support
-                values_n = one.objective.rows(own, None if view is None else view[chunk], info[chunk])
+            for (position, one), view, ids_NK, own_info in zip(fused, views, folded, infos, strict=True):
+                own = support if ids_NK is None else support.fold(ids_NK[chunk])
+                values_n = one.objective.rows(own, None if view is None else view[chunk], own_info[chunk])
                 if values_n.shape != weights_n.shape:
                     raise TrainingError(
                         f"objective {one.name} returned shape {list(values_n.shape)} for {len(weights_n)} rows; a row "
@@ -147,6 +181,21 @@ class ObjectivePass:
             return total_n
 
         return loss_fn
+
+    def _prepared(self, one: ActiveObjective, info: RowInfo) -> RowInfo:
+        """What an objective computes over all rows of the micro-batch, beside what the batch says of them."""
+        prepare = getattr(one.objective, "prepare", None)
+        if prepare is None:
+            return info
+        with torch.no_grad():
+            values = dict(prepare(self.batch, self.signals, info))
+        for name, value_N in values.items():
+            if tuple(value_N.shape) != (len(info.labels_N),):
+                raise TrainingError(
+                    f"objective {one.name}: prepare() returned {name!r} of shape {list(value_N.shape)}; expected one "
+                    f"number per row, shape [{len(info.labels_N)}]"
+                )
+        return replace(info, extra={**info.extra, **values})
 
     def _free_form_term(self, one: ActiveObjective, decoded: Any, into: Tensor) -> Tensor:
         hidden_states = decoded.hidden_states if self.output_hidden_states else (decoded.last_hidden_state,)

@@ -153,9 +153,11 @@ class PartsOf:
         unread = {"none": {"store", "vocabulary", "sparse"}, "store": {"sparse"}, "live": {"store"}}[training.teacher]
         if training.eval_steps is None:
             unread |= {"eval_sequences"}
-        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives"})
+        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives", "rollout"})
         parts: Parts = {**dict(flat("train", options)), **self._seed(), **_code()}
         parts.update(flat("student", self.config.student.model_dump(mode="json", exclude={"init"})))
+        if training.rollout is not None:
+            parts.update(self._component(self._rollout_at(training)))
         at = self._objectives_at(training)
         for index, ref in enumerate(training.objectives):
             weight = ref.weight if isinstance(ref.weight, int | float) else ref.weight.model_dump(mode="json")
@@ -182,6 +184,12 @@ class PartsOf:
             if overrides.objectives is not None and overrides.objectives is training.objectives:
                 return ("compare", name, "objectives")
         return ("train", "objectives")
+
+    def _rollout_at(self, training: TrainConfig) -> Location:
+        for name, overrides in self.config.compare.items():
+            if overrides.rollout is not None and overrides.rollout is training.rollout:
+                return ("compare", name, "rollout")
+        return ("train", "rollout")
 
     def _seed(self) -> Parts:
         return {"seed": self.config.seed}

@@ -19,6 +19,7 @@ from transformers import TrainingArguments, set_seed
 
 from distill_core.config import StudentConfig, TrainConfig
 from distill_core.engine import checkpoints
+from distill_core.engine.companions import Companions
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.export import base_model, export_student
 from distill_core.engine.head import install_fused_head
@@ -108,7 +109,23 @@ def train(
     main = arguments.process_index == 0
     progress = progress if main else Progress(quiet=True)
     model = load_student(student_dir, student)
-    objectives = _prepare(model, config, registry, teacher, total_steps, seed)
+    objectives = _prepare(model, config, registry)
+    rollout = None if config.rollout is None else registry.build("rollout", config.rollout)
+    companions = Companions({"teacher": teacher, "rollout": rollout})
+    context = BuildContext(
+        student=base_model(model),
+        teacher_config=getattr(getattr(teacher, "model", None), "config", None),
+        total_steps=total_steps,
+        seed=seed,
+        build=lambda kind, reference: registry.build(kind, reference),
+        tokenizer=tokenizer,
+        teacher=teacher if config.teacher == "live" else None,
+        directory=directory,
+        rank=arguments.process_index,
+        world_size=arguments.world_size,
+    )
+    companions.build(context)
+    _build_objectives(model, objectives, context)
     vocabulary = None
     if objectives.signals:
         rows = int(base_model(model).get_output_embeddings().weight.shape[0])
@@ -146,6 +163,8 @@ def train(
             ),
             held_out=_held_out(config, eval_data, eval_teacher or teacher, tokenizer),
             chunk_rows=config.chunk_rows,
+            rollout=rollout,
+            companions=companions,
         )
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
         export_student(trainer, objectives, tokenizer, directory)
@@ -185,10 +204,8 @@ def _pad_id(tokenizer: Any) -> int:
     return getattr(tokenizer, "pad_token_id", None) or 0
 
 
-def _prepare(
-    model: Any, config: TrainConfig, registry: Any, teacher: Teacher | None, total_steps: int, seed: int
-) -> ObjectiveSet:
-    """Objectives built, fused head in place, what is frozen frozen; objective modules ride on the model."""
+def _prepare(model: Any, config: TrainConfig, registry: Any) -> ObjectiveSet:
+    """The objectives of the run file, not yet built; fused head in place, what is frozen frozen."""
     base = base_model(model)
     objectives = ObjectiveSet.from_config(config.objectives, registry)
     if objectives.wants("attentions"):
@@ -203,20 +220,15 @@ def _prepare(
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if base is not model:
             base.enable_input_require_grads()
-    teacher_model = getattr(teacher, "model", None)
-    objectives.build(
-        BuildContext(
-            student=base,
-            teacher_config=getattr(teacher_model, "config", None),
-            total_steps=total_steps,
-            seed=seed,
-            build=lambda kind, reference: registry.build(kind, reference),
-        )
-    )
+    return objectives
+
+
+def _build_objectives(model: Any, objectives: ObjectiveSet, context: BuildContext) -> None:
+    """Objective modules ride on the model."""
+    objectives.build(context)
     modules = objectives.modules()
     if modules is not None:
         setattr(model, ATTACHED_NAME, modules)
-    return objectives
 
 
 def _arguments(config: TrainConfig, directory: Path, seed: int) -> TrainingArguments:
@@ -266,6 +278,8 @@ def _identity(
     for sequence in data:
         hasher.update(sequence.key)
         hasher.update(sequence.labels.tobytes())
+        if sequence.weights is not None:
+            hasher.update(sequence.weights.tobytes())
     return {
         "train": config.model_dump(mode="json", exclude=bystanders | split),
         "student": student.model_dump(mode="json"),

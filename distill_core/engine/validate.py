@@ -103,9 +103,13 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
             yield ("data", split, "filters", index), "filter", ref
     if config.synthesize is not None:
         yield ("synthesize",), "synthesizer", config.synthesize
+    if config.train.rollout is not None:
+        yield ("train", "rollout"), "rollout", config.train.rollout
     for index, objective in enumerate(config.train.objectives):
         yield from _objective(("train", "objectives", index), objective)
     for name, overrides in config.compare.items():
+        if overrides.rollout is not None:
+            yield ("compare", name, "rollout"), "rollout", overrides.rollout
         for index, objective in enumerate(overrides.objectives or ()):
             yield from _objective(("compare", name, "objectives", index), objective)
     for index, ref in enumerate(config.evaluate.evaluators):
@@ -128,6 +132,8 @@ _PLACES = (
     (("data", "*", "source"), "source"),
     (("data", "*", "filters", "*"), "filter"),
     (("synthesize",), "synthesizer"),
+    (("train", "rollout"), "rollout"),
+    (("compare", "*", "rollout"), "rollout"),
     (("train", "objectives", "*"), "objective"),
     (("compare", "*", "objectives", "*"), "objective"),
     (("evaluate", "evaluators", "*"), "evaluator"),
