@@ -124,6 +124,33 @@ class Rollout(Protocol):
         ...
 
 
+class Aggregator(Protocol):
+    """Mixes the distributions of several teachers into one target.
+
+    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)`` for weights that are
+    learned.
+    """
+
+    def combine(self, targets: Mapping[str, RowTarget], batch: TokenBatch, temperature: float) -> TeacherSignals:
+        """Signals whose ``target`` is the mixture at ``temperature``, at ``batch.rows()``.
+
+        ``targets``: every teacher's exact target by name, all on the same ``ids_NK``. What else is known of the
+        teachers (their disagreement) may come as ``extra``, one [N] tensor by name.
+        """
+        ...
+
+
+class RowWeight(Protocol):
+    """Says how much each row of a micro-batch counts in one objective (``row_weights`` of the objective).
+
+    The denominator of the objective stays the number of rows. Optional: ``build(ctx)``, ``on_step_end(ctx)``.
+    """
+
+    def weights(self, batch: TokenBatch, signals: TeacherSignals, rows: RowInfo) -> Tensor:
+        """[N] weights, at least 0."""
+        ...
+
+
 class Schedule(Protocol):
     """A number that changes over training."""
 

@@ -151,6 +151,8 @@ class SparseSpec:
         temperatures: at which tails are kept (``topk``); exactly one for sampled methods.
         seed: seed of the sample, combined with a hash of sequence and position.
         draws: independent samples stored per row (sampled methods).
+        ids_NK: int64 [N, K] token ids, -1 pads: the exact target on these instead of the ``k`` likeliest (``topk``),
+            for several teachers on the union of their supports. A stored teacher returns what it holds.
     """
 
     method: Literal["topk", "threshold", "multinomial"]
@@ -158,6 +160,7 @@ class SparseSpec:
     temperatures: tuple[float, ...] = (1.0,)
     seed: int = 0
     draws: int = 1
+    ids_NK: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ states. The result is ``sum_i factor_i * sum_i`` with factors known before the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,8 @@ class ActiveObjective:
         fused: True for a row objective.
         factor: what its sum is multiplied by: weight * world size / count over all micro-batches and processes.
         needs_targets: whether it reads the teacher's sparse distribution.
+        source: whose signals it reads.
+        row_weights: says how much each row counts in it; None: all alike.
     """
 
     name: str
@@ -62,6 +64,8 @@ class ActiveObjective:
     fused: bool
     factor: float
     needs_targets: bool
+    source: str = ""
+    row_weights: Any = None
 
 
 @dataclass
@@ -70,7 +74,7 @@ class ObjectivePass:
 
     Args:
         batch: the micro-batch, on the model's device.
-        signals: the teacher's answer, on the model's device.
+        signals: the teachers' answers by source, on the model's device.
         active: the objectives, in the order of the results.
         step: optimizer step, from 0.
         total_steps: optimizer steps of the run.
@@ -81,7 +85,7 @@ class ObjectivePass:
     """
 
     batch: TokenBatch
-    signals: TeacherSignals
+    signals: Mapping[str, TeacherSignals]
     active: Sequence[ActiveObjective]
     step: int
     total_steps: int
@@ -136,10 +140,14 @@ class ObjectivePass:
         )
 
     def _view(self, one: ActiveObjective) -> RowTarget | None:
-        if not one.needs_targets or self.signals.target is None:
+        target = self._signals(one).target
+        if not one.needs_targets or target is None:
             return None
         view = getattr(one.objective, "view", None)
-        return self.signals.target if view is None else view(self.signals.target)
+        return target if view is None else view(target)
+
+    def _signals(self, one: ActiveObjective) -> TeacherSignals:
+        return self.signals.get(one.source, TeacherSignals())
 
     @staticmethod
     def _support(one: ActiveObjective, view: RowTarget | None, head: Head) -> Tensor | None:
@@ -161,12 +169,15 @@ class ObjectivePass:
             rows.labels_N, rows.sequence_N, rows.position_N, self.step, self.total_steps, self.batch.row_values(rows)
         )
         infos = [self._prepared(one, info) for _, one in fused]
+        weights = [self._row_weights(one, rows, info) for _, one in fused]
         folded = [None if ids_NK is None or same_ids(ids_NK, ids_NU) else ids_NK for ids_NK in supports]
 
         def loss_fn(support: SupportLogits, chunk: slice) -> Tensor:
             total_n: Tensor | None = None
-            weights_n = rows.weights_N[chunk]
-            for (position, one), view, ids_NK, own_info in zip(fused, views, folded, infos, strict=True):
+            for (position, one), view, ids_NK, own_info, weights_N in zip(
+                fused, views, folded, infos, weights, strict=True
+            ):
+                weights_n = weights_N[chunk]
                 own = support if ids_NK is None else support.fold(ids_NK[chunk])
                 values_n = one.objective.rows(own, None if view is None else view[chunk], own_info[chunk])
                 if values_n.shape != weights_n.shape:
@@ -188,7 +199,7 @@ class ObjectivePass:
         if prepare is None:
             return info
         with torch.no_grad():
-            values = dict(prepare(self.batch, self.signals, info))
+            values = dict(prepare(self.batch, self._signals(one), info))
         for name, value_N in values.items():
             if tuple(value_N.shape) != (len(info.labels_N),):
                 raise TrainingError(
@@ -197,12 +208,27 @@ class ObjectivePass:
                 )
         return replace(info, extra={**info.extra, **values})
 
+    @torch.no_grad()
+    def _row_weights(self, one: ActiveObjective, rows: RowIndex, info: RowInfo) -> Tensor:
+        """[N] token weights of the data, times what the objective's ``row_weights`` says."""
+        if one.row_weights is None:
+            return rows.weights_N
+        own_N = one.row_weights.weights(self.batch, self._signals(one), info)
+        if tuple(own_N.shape) != (len(rows),) or not bool((torch.isfinite(own_N) & (own_N >= 0)).all()):
+            raise TrainingError(
+                f"row_weights of objective {one.name} returned {list(own_N.shape)} numbers, smallest "
+                f"{float(own_N.min()) if own_N.numel() else 'none'}, for {len(rows)} rows; expected one finite number "
+                "from 0 per row"
+            )
+        weights_N: Tensor = rows.weights_N * own_N.to(rows.weights_N)
+        return weights_N
+
     def _free_form_term(self, one: ActiveObjective, decoded: Any, into: Tensor) -> Tensor:
         hidden_states = decoded.hidden_states if self.output_hidden_states else (decoded.last_hidden_state,)
         view = StudentView(
             hidden_states=hidden_states, attentions=decoded.attentions if self.output_attentions else None
         )
-        term = one.objective(view, self.signals, self.batch)
+        term = one.objective(view, self._signals(one), self.batch)
         if term.total.dim() != 0:
             raise TrainingError(
                 f"objective {one.name} returned a total of shape {list(term.total.shape)}; a free-form objective "

@@ -26,9 +26,9 @@ from distill_core.engine.metrics_file import MetricsFile
 from distill_core.engine.microbatches import MicroBatches
 from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
 from distill_core.engine.progress import Task
-from distill_core.engine.teacher_answers import ask_teacher, choose_draw
+from distill_core.engine.sources import Sources
 from distill_core.errors import TrainingError
-from distill_core.interfaces import Rollout, Teacher
+from distill_core.interfaces import Rollout
 from distill_core.types import SparseSpec, TokenBatch
 
 OBJECTIVE_STATE_FILE = "objectives.pt"
@@ -70,12 +70,12 @@ class HeldOut:
 
     Args:
         batches: held-out micro-batches, on the CPU, the same in every process.
-        teacher: who answers for them; None where no objective needs a teacher.
+        sources: who answers for them.
         every_steps: how often.
     """
 
     batches: Sequence[TokenBatch]
-    teacher: Teacher | None
+    sources: Sources
     every_steps: int
 
 
@@ -117,7 +117,7 @@ class DistillTrainer(Trainer):
         args: Transformers' arguments; ``max_steps`` is the length of the run.
         micro_batches: what this process sees.
         objectives: built objectives.
-        teacher: answers for the training batches; None where no objective needs one.
+        sources: who answers for the training batches.
         sparse: how a live teacher's answer is made sparse, given the temperatures asked for and the step.
         recording: where traces go.
         held_out: what is evaluated while training, or None.
@@ -136,7 +136,7 @@ class DistillTrainer(Trainer):
         *,
         micro_batches: MicroBatches,
         objectives: ObjectiveSet,
-        teacher: Teacher | None,
+        sources: Sources,
         sparse: Callable[[tuple[float, ...], int], SparseSpec],
         recording: Recording,
         held_out: HeldOut | None = None,
@@ -146,7 +146,7 @@ class DistillTrainer(Trainer):
     ) -> None:
         self.micro_batches = micro_batches
         self.objectives = objectives
-        self.teacher = teacher
+        self.sources = sources
         self.sparse = sparse
         self.recording = recording
         self.held_out = held_out
@@ -231,18 +231,18 @@ class DistillTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This process's share of the step's loss, times the number of processes."""
-        choose_draw(self.teacher, self.micro_batches.epoch_of(self.state.global_step))
-        output = self._forward(model, inputs["batch"], self.teacher, inputs["factors"])
+        self.sources.choose_draw(self.micro_batches.epoch_of(self.state.global_step))
+        output = self._forward(model, inputs["batch"], self.sources, inputs["factors"])
         self._totals.sums += output["sums"]
         return (output["loss"], output) if return_outputs else output["loss"]
 
     def _forward(
-        self, model: nn.Module, batch: TokenBatch, teacher: Teacher | None, factors: Sequence[float]
+        self, model: nn.Module, batch: TokenBatch, sources: Sources, factors: Sequence[float]
     ) -> dict[str, Tensor]:
         step, total_steps = min(self.state.global_step, self.state.max_steps - 1), self.state.max_steps
-        needs = self.objectives.needs(step, total_steps)
-        sparse = self.sparse(needs.temperatures or (1.0,), step) if "targets" in needs.signals else None
-        signals = ask_teacher(teacher, batch, needs, sparse, self.args.device)
+        signals = sources.ask(
+            batch, self.objectives, sparse=self.sparse, step=step, total_steps=total_steps, device=self.args.device
+        )
         on_device = batch.to(self.args.device)
         head_pass = self.objectives.head_pass(
             on_device, signals, factors=factors, step=step, total_steps=total_steps, chunk_rows=self.chunk_rows
@@ -322,7 +322,7 @@ class DistillTrainer(Trainer):
         counts = [sum(values) for values in zip(*map(self.objectives.counts, held_out.batches), strict=True)]
         sums = torch.zeros(len(counts), dtype=torch.float64)
         for batch in held_out.batches:
-            sums += self._forward(model, batch, held_out.teacher, [0.0] * len(counts))["sums"].cpu()
+            sums += self._forward(model, batch, held_out.sources, [0.0] * len(counts))["sums"].cpu()
         model.train(was_training)
         step = min(self.state.global_step, self.state.max_steps - 1)
         totals = StepTotals(sums, counts, self.objectives.weights(step, self.state.max_steps), 0, 0.0)

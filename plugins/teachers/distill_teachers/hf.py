@@ -5,6 +5,7 @@ Legend: B sequences, T token positions, N rows, V head rows, D hidden.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -230,6 +231,8 @@ class HFTeacher:
             own_N = rows.sequence_N == index
             for draw, one in enumerate(single_draws(spec) if spec is not None else ()):
                 logits_nV = output.logits[0, rows.position_N[own_N]]
+                if one.ids_NK is not None:
+                    one = replace(one, ids_NK=one.ids_NK[own_N.to(one.ids_NK.device)])
                 draws[draw].append(self._target_of_logits(logits_nV, keys_N[own_N.cpu()], one))
             output.logits = None
             outputs.append(output)
@@ -259,7 +262,7 @@ class HFTeacher:
             sparse = SparseSpec("topk", min(DEFAULT_SUPPORT, self.valid_vocab), temperatures=wanted or (1.0,))
         elif sparse.method == "topk":
             temperatures = tuple(dict.fromkeys((*sparse.temperatures, *wanted)))
-            sparse = SparseSpec("topk", sparse.k, temperatures, sparse.seed, sparse.draws)
+            sparse = replace(sparse, temperatures=temperatures)
         elif set(wanted) - set(sparse.temperatures):
             raise SignalError(
                 f"temperatures {list(wanted)} were asked of a sample drawn at {list(sparse.temperatures)}, which "
