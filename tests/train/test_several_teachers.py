@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from distill_core.mixture import mixture
 from distill_core.options import Options
 from distill_core.plugin import Needs
 from distill_core.registry import Registry
+from distill_core.store import sequence_key
 from distill_core.types import RowInfo, RowTarget, TeacherSignals, TokenBatch
 from distill_teachers.hf import HFTeacher
 from tests.conftest import make_tiny_llama
@@ -121,7 +123,8 @@ def test_live_teachers_are_mixed_on_the_union_of_their_supports(data: TokenDatas
 def test_a_joint_capture_serves_the_same_mixture_and_resumes(tmp_path: Path, data: TokenDataset) -> None:
     teachers = two_teachers()
     config = CaptureConfig(method="topk", k=4, teachers=["a", "b"], joint=True, shard_sequences=3, batch_tokens=40)
-    capture_jointly(teachers, data, config, tmp_path / "whole")
+    sequences = [replace(sequence, key=sequence_key(sequence.input_ids)) for sequence in data]
+    capture_jointly(teachers, sequences, config, tmp_path / "whole")
     stored = {name: StoredSignals(tmp_path / "whole" / name) for name in teachers}
     for batch in data.batches(5):
         mixed = AggregatedTeacher(stored, Weighted(Options()))
@@ -140,9 +143,9 @@ def test_a_joint_capture_serves_the_same_mixture_and_resumes(tmp_path: Path, dat
 
     dying["b"].signals = signals  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        capture_jointly(dying, data, config, tmp_path / "killed")
-    resumed = capture_jointly(teachers, data, config, tmp_path / "killed")
-    assert 0 < resumed.skipped_sequences < len(data)
+        capture_jointly(dying, sequences, config, tmp_path / "killed")
+    resumed = capture_jointly(teachers, sequences, config, tmp_path / "killed")
+    assert resumed.skipped_sequences == 6
     files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.arrow"))
     assert len(files) == 8
     for file in files:
