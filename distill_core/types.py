@@ -310,7 +310,8 @@ class TeacherSignals:
         target: sparse distribution at the batch's rows, if asked for.
         hidden_states: tuple of L + 1 tensors [B, T, D], if asked for.
         attentions: tuple of L tensors [B, H, T, T], if asked for.
-        extra: further signals by name (rationales, sequence scores).
+        extra: further signals by name: attention projections as in :class:`StudentView`; what an aggregator knows of
+            its teachers, one [N] tensor by name; anything else a teacher declares in its ``provides``.
     """
 
     target: RowTarget | None = None
@@ -326,10 +327,13 @@ class StudentView:
     Args:
         hidden_states: tuple of L + 1 tensors [B, T, D] if any objective needs them; the last entry always.
         attentions: tuple of L tensors [B, H, T, T], if any objective needs them.
+        extra: attention projections by signal name (``queries``, ``keys``, ``values``), tuples of L tensors
+            [B, T, heads x head size], if any objective needs them.
     """
 
     hidden_states: tuple[Tensor, ...]
     attentions: tuple[Tensor, ...] | None = None
+    extra: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

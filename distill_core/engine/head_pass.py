@@ -10,7 +10,7 @@ states. The result is ``sum_i factor_i * sum_i`` with factors known before the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +80,7 @@ class ObjectivePass:
         total_steps: optimizer steps of the run.
         output_hidden_states: ask the decoder for all hidden states.
         output_attentions: ask the decoder for attentions.
+        taps: attention projections that free-form objectives read.
         chunk_rows: rows per chunk of the walk over the head; None: the op decides.
         metrics: filled with what free-form objectives report.
     """
@@ -91,6 +92,7 @@ class ObjectivePass:
     total_steps: int
     output_hidden_states: bool = False
     output_attentions: bool = False
+    taps: Collection[str] = ()
     chunk_rows: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -226,7 +228,9 @@ class ObjectivePass:
     def _free_form_term(self, one: ActiveObjective, decoded: Any, into: Tensor) -> Tensor:
         hidden_states = decoded.hidden_states if self.output_hidden_states else (decoded.last_hidden_state,)
         view = StudentView(
-            hidden_states=hidden_states, attentions=decoded.attentions if self.output_attentions else None
+            hidden_states=hidden_states,
+            attentions=decoded.attentions if self.output_attentions else None,
+            extra=decoded.taps if self.taps else {},
         )
         term = one.objective(view, self._signals(one), self.batch)
         if term.total.dim() != 0:

@@ -22,6 +22,7 @@ from distill_core.errors import TrainingError
 from distill_core.interfaces import BuildContext
 from distill_core.options import ScheduleRef
 from distill_core.plugin import Needs
+from distill_core.taps import SIGNALS as TAPS
 from distill_core.types import TeacherSignals, TokenBatch
 
 ATTACHED_NAME = "distill_objectives"
@@ -188,6 +189,7 @@ class ObjectiveSet:
             total_steps=total_steps,
             output_hidden_states=self.wants("hidden_states"),
             output_attentions=self.wants("attentions"),
+            taps=[signal for signal in sorted(TAPS) if self.wants(signal)],
             chunk_rows=chunk_rows,
         )
 
