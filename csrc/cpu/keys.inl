@@ -93,12 +93,13 @@ static void sort_by_merging(uint64_t* keys, uint64_t* spare, int64_t n) {
   if (from != keys) std::memcpy(keys, from, n * sizeof(uint64_t));
 }
 
-// Sorts n keys, largest first, byte by byte from the lowest; bytes that all keys share are left out.
-static void sort_by_bytes(uint64_t* keys, uint64_t* spare, int64_t n) {
+// Sorts n keys, largest first, byte by byte from bit `first` on; bytes that all keys share are left out. Keys that are
+// equal from there on stay in their order.
+static void sort_by_bytes(uint64_t* keys, uint64_t* spare, int64_t n, int first) {
   uint64_t any = 0, every = ~uint64_t(0);
   for (int64_t i = 0; i < n; ++i) any |= keys[i], every &= keys[i];
   uint64_t *from = keys, *to = spare;
-  for (int shift = 0; shift < 64; shift += 8) {
+  for (int shift = first; shift < 64; shift += 8) {
     if (!((any ^ every) >> shift & 255)) continue;
     int64_t place[256] = {};
     for (int64_t i = 0; i < n; ++i) ++place[from[i] >> shift & 255];
@@ -118,7 +119,13 @@ static void sort_by_bytes(uint64_t* keys, uint64_t* spare, int64_t n) {
 // Sorts n keys, largest first; `spare` holds n more.
 static void sort_descending(uint64_t* keys, uint64_t* spare, int64_t n) {
   if (n < 512) sort_by_merging(keys, spare, n);
-  else sort_by_bytes(keys, spare, n);
+  else sort_by_bytes(keys, spare, n, 0);
+}
+
+// Sorts n different keys, lowest id first before, largest first; `spare` holds n more.
+static void sort_taken(uint64_t* keys, uint64_t* spare, int64_t n) {
+  if (n < 512) sort_descending(keys, spare, n);
+  else sort_by_bytes(keys, spare, n, 32);
 }
 
 // The k largest of n different keys, largest first; `spare` holds max(k, FEW_KEYS) more.

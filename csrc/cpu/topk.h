@@ -46,7 +46,13 @@ inline int64_t key_capacity(const TopkTask& task) {
 
 // As many keys are sorted by comparing each with each.
 constexpr int64_t FEW_KEYS = 160;
-inline int64_t spare_capacity(const TopkTask& task) { return task.k > FEW_KEYS ? task.k : FEW_KEYS; }
+
+// How many more than k a threshold for the whole row may let through.
+inline int64_t cut_slack(int64_t k) { return k / 8 + 64; }
+inline int64_t spare_capacity(const TopkTask& task) {
+  const int64_t cut = task.k + cut_slack(task.k);
+  return cut > FEW_KEYS ? cut : FEW_KEYS;
+}
 
 }  // namespace distill
 

@@ -59,9 +59,9 @@ template <class T>
 static void find_largest(const T* z, const TopkTask& task, const TopkScratch& s) {
   const float most = highest_of(s.block_max, task.blocks);
   if (!task.by_blocks) {
-    const Cut cut = find_cut(z, task.length, task.k, task.k / 4 + 64, -std::numeric_limits<float>::infinity(), most);
+    const Cut cut = find_cut(z, task.length, task.k, cut_slack(task.k), -std::numeric_limits<float>::infinity(), most);
     take(z, task.length, 1, cut, s.keys);
-    return sort_largest(s.keys, s.spare, cut.count, task.k);
+    return sort_taken(s.keys, s.spare, cut.count);
   }
   const Cut cut = find_cut(s.block_max, task.blocks, task.k, task.k / 8 + 8, lowest_of(s.block_max, task.blocks), most);
   take(s.block_max, task.blocks, task.block, cut, s.block_keys);
@@ -229,8 +229,9 @@ DISTILL_INLINE void topk_any(const T* z, const TopkTask& task, const TopkScratch
     strange_row(z, task, s, tails);
   }
   for (int64_t i = 0; i < task.k; ++i) {
+    const float value = value_of(s.keys[i]);
     ids[i] = id_of(s.keys[i]);
-    values[i] = read(z + ids[i]);
+    values[i] = value == value && value != 0 ? value : read(z + ids[i]);  // keys know no -0
   }
 }
 
