@@ -7,6 +7,8 @@ namespace distill::DISTILL_ISA {
 #include "row_sums.inl"
 #include "row_gradients.inl"
 #include "keys.inl"
+#include "topk_sweep.inl"
+#include "topk_select.inl"
 #include "topk.inl"
 #include "sample.inl"
 }  // namespace distill::DISTILL_ISA
