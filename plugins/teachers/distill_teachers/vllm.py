@@ -27,6 +27,7 @@ from distill_core.store import vocabulary_info
 from distill_core.types import Needs, SparseSpec, TeacherSignals, TokenBatch
 from distill_teachers.listed_rows import check_exact_topk, listed_target
 from distill_teachers.options import VLLMOptions
+from distill_teachers.prompts import prompt_ids
 
 WINDOW = 1024
 """Requests handed to vLLM at a time; it batches them itself."""
@@ -117,10 +118,10 @@ class VLLMTeacher:
                 f"top_logprobs = {parameters.top_logprobs} was asked of {self.label}, which lists at most "
                 f"{self.options.top_logprobs} (option top_logprobs)"
             )
-        pending = unique_requests(requests)
+        pending, tokenizer = unique_requests(requests), self.tokenizer()
         while window := list(islice(pending, WINDOW)):
             started_s = time.monotonic()
-            prompts = [{"prompt_token_ids": self._prompt_ids(request)} for request in window]
+            prompts = [{"prompt_token_ids": prompt_ids(one, tokenizer, label=self.label)} for one in window]
             sampling = [self._sampling(request, parameters) for request in window]
             outputs = self.engine.generate(prompts, sampling, use_tqdm=False)
             self.tally.seconds += time.monotonic() - started_s
@@ -138,19 +139,6 @@ class VLLMTeacher:
             logprobs=parameters.top_logprobs or None,
             seed=request_seed(parameters.seed, request.id),
         )
-
-    def _prompt_ids(self, request: GenerationRequest) -> list[int]:
-        tokenizer = self.tokenizer()
-        if not request.messages:
-            return list(tokenizer(request.prompt)["input_ids"])
-        if not getattr(tokenizer, "chat_template", None):
-            raise SignalError(
-                f"request {request.id!r} has chat turns, but the tokenizer of {self.label} has no chat template: give "
-                "a prompt, or a teacher that was trained to chat"
-            )
-        messages = [dict(message) for message in request.messages]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _completion(request: GenerationRequest, output: Any, parameters: GenerationParameters) -> Completion:
