@@ -68,10 +68,10 @@ def served(
 
 
 def batch_of(tokenizer: Any, *, bos: bool = False, inside: bool = False) -> TokenBatch:
-    """The tiny sentences; with a BOS in front, and inside."""
+    """Three of the tiny sentences; with a BOS in front, and inside."""
     front = [tokenizer.bos_token_id] if bos else []
     sequences: list[TokenSequence] = []
-    for index, text in enumerate(SENTENCES):
+    for index, text in enumerate(SENTENCES[::3]):
         ids = tokenizer.encode(text, add_special_tokens=False)
         if inside:
             ids = [*ids[:9], tokenizer.bos_token_id, *ids[9:20], tokenizer.eos_token_id]
@@ -262,6 +262,8 @@ def test_what_only_a_model_here_can_give_is_refused(
             teacher.signals(batch, NEEDS, SparseSpec("topk", 4, temperatures=(1.0, 2.0)))
         with pytest.raises(SignalError, match=r"k = 64 entries, but lists at most 20 \(top_logprobs\)"):
             teacher.signals(batch, NEEDS, SparseSpec("topk", 64))
+        with pytest.raises(SignalError, match=r"its own likeliest tokens, not given ones.*joint capture"):
+            teacher.signals(batch, NEEDS, SparseSpec("topk", 4, ids_NK=torch.zeros(len(batch.rows()), 4).long()))
         assert server.payloads == []
 
 

@@ -8,6 +8,7 @@ rightly, not that vLLM behaves so.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -128,17 +129,19 @@ def test_wrong_use(stand_in: StandIn) -> None:
         teacher.signals(batch, Needs(frozenset({"hidden_states"})))
 
 
-def test_what_a_user_without_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_without_vllm_is_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     text = """
 name: x
+output_dir: runs/x
 teacher: {use: vllm, model: org/name}
 student: {tokenizer: org/name, init: {model: org/student}}
 data:
-  train: {source: {use: text-files, paths: [.]}}
-  eval: {source: {use: text-files, paths: [.]}}
-train: {objectives: [{use: cross-entropy}], steps: 1, teacher: none}
+  train: {source: {use: text-files, paths: [README.md]}}
+  eval: {source: {use: text-files, paths: [README.md]}}
+train: {objectives: [{use: cross-entropy}], max_steps: 1, teacher: none}
 """
     with pytest.raises(ConfigError, match=r"teacher.*needs the package vllm: pip install vllm"):
         check_run(parse_run_text(text), registry=get_registry())

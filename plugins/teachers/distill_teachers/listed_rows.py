@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from distill_core.errors import SignalError
-from distill_core.types import RowTarget
+from distill_core.types import Needs, RowTarget, SparseSpec
 
 LEAST_TAIL = 1e-7
 """A tail below this cannot be told from rounding in the server's float32 log-probabilities; it stands here."""
@@ -72,24 +72,38 @@ def listed_target(rows: Sequence[Mapping[int, float]], *, k: int, vocabulary: in
     return RowTarget("exact", ids_NK, (1.0,), logits_NK=logits_NK, tail_NM=tail_N1)
 
 
-def check_exact_topk(needs_temperatures: Sequence[float], method: str, k: int, *, most: int, label: str) -> None:
-    """Refuse what listed log-probabilities cannot give.
+def listed_k(needs: Needs, sparse: SparseSpec | None, *, most: int, label: str) -> int:
+    """Entries per row to ask for; refuses what listed log-probabilities cannot give.
+
+    Args:
+        needs: temperatures that will be read.
+        sparse: what was asked for; None: as many entries as there are.
+        most: entries that are listed per position at most.
+        label: the teacher's name for messages.
 
     Raises:
-        SignalError: a sample, another temperature than 1, or more entries than the server lists.
+        SignalError: a sample, another temperature than 1, given ids, or more entries than are listed.
     """
-    if method != "topk":
+    temperatures = {*(needs.temperatures or ()), *(() if sparse is None else sparse.temperatures)}
+    if sparse is not None and sparse.method != "topk":
         raise SignalError(
-            f"{label} lists its largest log-probabilities, from which no {method} sample can be drawn: use "
+            f"{label} lists its largest log-probabilities, from which no {sparse.method} sample can be drawn: use "
             "method: topk (exact, with a tail)"
         )
-    if set(needs_temperatures) - {1.0}:
+    if temperatures - {1.0}:
         raise SignalError(
-            f"{label} was asked for temperatures {sorted(set(needs_temperatures))}; listed log-probabilities are those "
-            "at temperature 1, and their tail has no other: use temperature 1, or a teacher of kind hf"
+            f"{label} was asked for temperatures {sorted(temperatures)}; listed log-probabilities are those at "
+            "temperature 1, and their tail has no other: use temperature 1, or a teacher of kind hf"
         )
+    if sparse is not None and sparse.ids_NK is not None:
+        raise SignalError(
+            f"{label} lists its own likeliest tokens, not given ones, so it cannot take part in a joint capture: give "
+            "it a capture of its own and mix losses"
+        )
+    k = most if sparse is None else sparse.k
     if k > most:
         raise SignalError(
             f"{label} was asked for k = {k} entries, but lists at most {most} (top_logprobs): use a smaller k, or "
             "raise top_logprobs if the server lists more"
         )
+    return k

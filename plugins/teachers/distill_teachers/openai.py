@@ -27,7 +27,7 @@ from distill_core.errors import DistillError, SignalError
 from distill_core.interfaces import VocabularyInfo
 from distill_core.store import vocabulary_info
 from distill_core.types import Needs, SparseSpec, TeacherSignals, TokenBatch
-from distill_teachers.listed_rows import check_exact_topk, listed_target
+from distill_teachers.listed_rows import listed_k, listed_target
 from distill_teachers.openai_options import OpenAIOptions
 from distill_teachers.server.asking import Answered, Asker
 from distill_teachers.server.prompt_distributions import PromptDistributions
@@ -131,11 +131,7 @@ class OpenAITeacher:
             )
         if "targets" not in needs.signals:
             return TeacherSignals()
-        most = self.options.top_logprobs
-        k = most if sparse is None else sparse.k
-        method = "topk" if sparse is None else sparse.method
-        asked = (*(needs.temperatures or ()), *(() if sparse is None else sparse.temperatures))
-        check_exact_topk(asked, method, k, most=most, label=self.label)
+        k = listed_k(needs, sparse, most=self.options.top_logprobs, label=self.label)
         vocabulary = self.vocabulary().size
         rows = batch.rows()
         home = batch.input_ids_BT.device

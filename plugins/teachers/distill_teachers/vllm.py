@@ -25,7 +25,7 @@ from distill_core.errors import DistillError, SignalError
 from distill_core.interfaces import VocabularyInfo
 from distill_core.store import vocabulary_info
 from distill_core.types import Needs, SparseSpec, TeacherSignals, TokenBatch
-from distill_teachers.listed_rows import check_exact_topk, listed_target
+from distill_teachers.listed_rows import listed_k, listed_target
 from distill_teachers.options import VLLMOptions
 from distill_teachers.prompts import prompt_ids
 
@@ -90,10 +90,7 @@ class VLLMTeacher:
             )
         if "targets" not in needs.signals:
             return TeacherSignals()
-        k = self.options.top_logprobs if sparse is None else sparse.k
-        asked = (*(needs.temperatures or ()), *(() if sparse is None else sparse.temperatures))
-        method = "topk" if sparse is None else sparse.method
-        check_exact_topk(asked, method, k, most=self.options.top_logprobs, label=self.label)
+        k = listed_k(needs, sparse, most=self.options.top_logprobs, label=self.label)
         lengths = batch.attention_mask_BT.sum(dim=1).tolist()
         sequences = [ids[:length] for ids, length in zip(batch.input_ids_BT.tolist(), lengths, strict=True)]
         sampling = self._vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=k)

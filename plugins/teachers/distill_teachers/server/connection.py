@@ -35,7 +35,7 @@ class Connection:
     """Sends requests; may be shared by threads.
 
     An answer is refused (and asked for again) if it is not whole, not in time, or somebody else's: servers and proxies
-    that echo ``X-Request-Id`` are held to it, and the very bytes of an earlier answer are not taken twice.
+    that echo ``X-Request-Id`` are held to it, and an answer to one question is not taken for another's.
 
     Args:
         options: address, timeout.
@@ -49,7 +49,7 @@ class Connection:
         self._pacer = pacer
         self._guard = threading.Lock()
         self._sent: set[str] = set()
-        self._taken: set[bytes] = set()
+        self._taken: dict[bytes, bytes] = {}
         timeout_s = options.timeout_s
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=None),
@@ -88,7 +88,7 @@ class Connection:
         self._pacer.pause(min(exhausted_s(headers), self.options.max_wait_s))
         if status != 200:
             self._refuse(status, headers, content)
-        return self._checked(headers, content, request_id)
+        return self._checked(headers, content, request_id, path + json.dumps(payload, sort_keys=True))
 
     def _exchange(self, path: str, payload: Mapping[str, Any], request_id: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body; the deadline holds for the whole of it, however slowly it drips."""
@@ -133,7 +133,7 @@ class Connection:
             f"{self.options.base_url} refuses the request for model {self.options.model!r}: HTTP {status}: {said}"
         )
 
-    def _checked(self, headers: Mapping[str, str], content: bytes, request_id: str) -> Reply:
+    def _checked(self, headers: Mapping[str, str], content: bytes, request_id: str, question: str) -> Reply:
         try:
             text = self._key.scrub(content.decode("utf-8"))
             body = json.loads(text)
@@ -141,14 +141,15 @@ class Connection:
             raise Transient(f"the answer ({len(content)} bytes) is no whole JSON", charged=True) from None
         if not isinstance(body, dict):
             raise Transient(f"the answer is a JSON {type(body).__name__}, expected an object", charged=True)
-        digest = sha256(content).digest()
+        digest, asked = sha256(content).digest(), sha256(question.encode()).digest()
         echoed = headers.get("x-request-id", request_id)
         with self._guard:
             foreign = echoed != request_id and echoed in self._sent
-            again = bool(body.get("id")) and digest in self._taken
-            if not foreign and not again:
-                self._taken.add(digest)
-        if foreign or again:
+            taken = self._taken.get(digest) if body.get("id") else None
+            foreign = foreign or (taken is not None and taken != asked)
+            if not foreign:
+                self._taken[digest] = asked
+        if foreign:
             raise Transient("the answer belongs to another request", charged=True)
         return Reply(body, text.encode("utf-8"))
 
