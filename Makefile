@@ -98,7 +98,7 @@ $(SERVER_STAMP): | $(BIN)/python
 	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/server-* && touch $@
 
 verify-server: setup $(SERVER_STAMP) ## the openai teacher against llama.cpp with the packaged model, on this machine
-	DISTILL_TEST_SERVER_PYTHON="$(abspath $(VENV))/server/bin/python" $(PYTEST) -q --durations=5 -m "server and not (browser or gpu or interp or aot or nvcc)"
+	LLAMA_SERVER_PYTHON="$(abspath $(VENV))/server/bin/python" $(PYTEST) -q --durations=5 -m "server and not (browser or gpu or interp or aot or nvcc)"
 
 verify-browser: setup browser ## the report in headless Chromium
 	$(PYTEST) -q -m "browser and not gpu"

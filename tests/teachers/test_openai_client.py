@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from datetime import datetime, timedelta, timezone
@@ -329,6 +330,21 @@ def test_an_attempt_under_way_counts_in_full(tmp_path: Path) -> None:
     with pytest.raises(BudgetSpent, match=r"spent 41, next up to 60"):
         second.reserve("more", prompt_tokens=30, completion_tokens=30)
     second.close()
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    """SQLite's own page limit stands for the disk's. Nobody waits for an attempt that could not be settled."""
+    account = Account(tmp_path / "a.sqlite", Prices(max_tokens=100))
+    kept = account.reserve("kept", prompt_tokens=10, completion_tokens=10)
+    lost = account.reserve("lost", prompt_tokens=30, completion_tokens=40)
+    account.settle(kept, Answer(b"{}", 1, 1, 0))
+    account._database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(DistillError, match=r"a.sqlite cannot be written \(database or disk is full\).*run again"):
+        account.settle(lost, Answer(os.urandom(100_000), 1, 1, 0))
+    with pytest.raises(BudgetSpent, match="spent 72"):
+        account.reserve("more", prompt_tokens=30, completion_tokens=0)
+    assert account.find("kept") is not None
+    account.close()
 
 
 def test_answers_of_other_forms_are_unreadable() -> None:

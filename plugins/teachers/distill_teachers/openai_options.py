@@ -125,6 +125,17 @@ class OpenAIOptions(Options):
         return Provides(frozenset(signals), ("exact",), (1.0,))
 
     @property
+    def address(self) -> str:
+        """``base_url`` without credentials or query, for messages and identities.
+
+        >>> OpenAIOptions(model="m", base_url="http://me:secret@host:80/v1?key=secret").address
+        'http://host:80/v1'
+        """
+        parts = urlsplit(self.base_url)
+        port = "" if parts.port is None else f":{parts.port}"
+        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+    @property
     def is_local(self) -> bool:
         """Whether the server is on this machine."""
         host = urlsplit(self.base_url).hostname or ""

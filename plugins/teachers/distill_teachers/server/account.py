@@ -7,10 +7,12 @@ whole billionths of the currency, so sums are exact.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import threading
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,7 +178,7 @@ class Account:
 
     def _try_to_reserve(self, key: str, tokens: int, cost: int) -> int | None:
         limit_cost = None if self.prices.max_cost is None else int(self.prices.max_cost * NANO)
-        with _Transaction(self._database):
+        with self._transaction():
             spent_tokens, spent_cost = self._database.execute("SELECT tokens, cost FROM spent").fetchone()
             if self.prices.max_tokens is not None and spent_tokens + tokens > self.prices.max_tokens:
                 return None
@@ -205,31 +207,27 @@ class Account:
         """Keep an answer and count what it really cost instead of the most it could."""
         content = zlib.compress(answer.content, 6)
         tokens = answer.prompt_tokens + answer.completion_tokens
-        with self._changed:
-            with _Transaction(self._database):
-                self._correct(reservation, tokens, answer.cost, "settled")
-                self._database.execute(
-                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        reservation.key,
-                        content,
-                        _checksum(reservation.key, content),
-                        answer.prompt_tokens,
-                        answer.completion_tokens,
-                        answer.cost,
-                    ),
-                )
-            self._ended()
+        with self._changed, self._end():
+            self._correct(reservation, tokens, answer.cost, "settled")
+            self._database.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    reservation.key,
+                    content,
+                    _checksum(reservation.key, content),
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    answer.cost,
+                ),
+            )
 
     def fail(self, reservation: Reservation, *, charged: bool) -> None:
         """An attempt without an answer: counted in full if the server may have done the work, else not at all."""
-        with self._changed:
-            with _Transaction(self._database):
-                if charged:
-                    self._correct(reservation, reservation.tokens, reservation.cost, "presumed")
-                else:
-                    self._correct(reservation, 0, 0, "free")
-            self._ended()
+        with self._changed, self._end():
+            if charged:
+                self._correct(reservation, reservation.tokens, reservation.cost, "presumed")
+            else:
+                self._correct(reservation, 0, 0, "free")
 
     def _correct(self, reservation: Reservation, tokens: int, cost: int, state: str) -> None:
         self._database.execute(
@@ -241,22 +239,32 @@ class Account:
             (tokens - reservation.tokens, cost - reservation.cost),
         )
 
-    def _ended(self) -> None:
-        self._under_way -= 1
-        self._changed.notify_all()
+    @contextlib.contextmanager
+    def _end(self) -> Iterator[None]:
+        """A transaction after which an attempt is no longer under way, whether it could be written or not."""
+        try:
+            with self._transaction():
+                yield
+        finally:
+            self._under_way -= 1
+            self._changed.notify_all()
 
-
-class _Transaction:
-    """``BEGIN IMMEDIATE`` to ``COMMIT``, or rolled back."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """``BEGIN IMMEDIATE`` to ``COMMIT``, or rolled back."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise DistillError(
+                    f"{self.path} cannot be written ({error}): answers until now are kept. See to free space and "
+                    "permissions, and run again"
+                ) from error
+            raise
 
 
 def _checksum(key: str, content: bytes) -> bytes:

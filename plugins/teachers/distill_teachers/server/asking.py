@@ -156,7 +156,7 @@ class Asker:
             return retrying(self._attempt, question, key)
         except Transient as error:
             raise SignalError(
-                f"{self.options.base_url} gave no usable answer in {self.options.attempts} attempts (attempts); the "
+                f"{self.options.address} gave no usable answer in {self.options.attempts} attempts (attempts); the "
                 f"last one: {error}. Answers so far are kept: run again to go on from them"
             ) from None
 
@@ -165,7 +165,7 @@ class Asker:
             key, prompt_tokens=question.prompt_tokens, completion_tokens=question.completion_tokens
         )
         try:
-            reply = self._connection.post(question.path, question.payload, request_id=str(uuid.uuid4()))
+            reply = self._connection.post(question.path, question.payload)
             answer = self._priced(reply, question)
         except BaseException as error:
             self.account.fail(reservation, charged=getattr(error, "charged", True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +20,9 @@ from distill_teachers.server.secret import ApiKey
 
 MAX_ANSWER_BYTES = 256 * 2**20
 CONNECT_TIMEOUT_S = 10.0
+REMEMBERED_ANSWERS = 10_000
+"""Answers of which the digest is remembered, the latest."""
+
 UNAVAILABLE = (408, 409, 425)
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
 
@@ -48,7 +52,7 @@ class Connection:
         self._key = key
         self._pacer = pacer
         self._guard = threading.Lock()
-        self._sent: set[str] = set()
+        self._mark = f"{uuid.uuid4()}"[:8]
         self._taken: dict[bytes, bytes] = {}
         timeout_s = options.timeout_s
         self._client = httpx.Client(
@@ -61,25 +65,23 @@ class Connection:
     def close(self) -> None:
         self._client.close()
 
-    def post(self, path: str, payload: Mapping[str, Any], *, request_id: str) -> Reply:
+    def post(self, path: str, payload: Mapping[str, Any]) -> Reply:
         """Send one request.
 
         Args:
             path: after the base address, e.g. ``/completions``.
             payload: JSON.
-            request_id: a UUID of this attempt alone.
 
         Raises:
             Transient: worth another attempt.
             ServerRefused: not worth one.
         """
         self._pacer.wait()
-        with self._guard:
-            self._sent.add(request_id)
+        request_id = self._mark + f"{uuid.uuid4()}"[8:]
         try:
             status, headers, content = self._exchange(path, payload, request_id)
         except httpx.ConnectError as error:
-            raise Transient(f"no connection to {self.options.base_url}: {self._key.scrub(str(error))}") from None
+            raise Transient(f"no connection to {self.options.address}: {self._key.scrub(str(error))}") from None
         except httpx.TimeoutException as error:
             late = type(error) is not httpx.ConnectTimeout
             raise Transient(f"no answer within {self.options.timeout_s:g} s", charged=late) from None
@@ -105,7 +107,7 @@ class Connection:
                     raise Transient(f"the answer was not whole after {self.options.timeout_s:g} s", charged=True)
                 if size > MAX_ANSWER_BYTES:
                     raise ServerRefused(
-                        f"an answer of {self.options.base_url} is larger than {MAX_ANSWER_BYTES} bytes", charged=True
+                        f"an answer of {self.options.address} is larger than {MAX_ANSWER_BYTES} bytes", charged=True
                     )
             return response.status_code, {k.lower(): v for k, v in response.headers.items()}, b"".join(parts)
 
@@ -113,11 +115,11 @@ class Connection:
         said = self._key.scrub(_error_text(content))
         wait_s = retry_after_s(headers) or 0.0
         if status == 429 and any(word in said for word in QUOTA):
-            raise ServerRefused(f"the account at {self.options.base_url} has no quota left: {said}")
+            raise ServerRefused(f"the account at {self.options.address} has no quota left: {said}")
         if status == 429 or status in UNAVAILABLE or status >= 500:
             if wait_s > self.options.max_wait_s:
                 raise ServerRefused(
-                    f"{self.options.base_url} answers {status} and asks to wait {wait_s:g} s, longer than max_wait_s: "
+                    f"{self.options.address} answers {status} and asks to wait {wait_s:g} s, longer than max_wait_s: "
                     f"{self.options.max_wait_s:g}; run again later (answers so far are kept), or raise max_wait_s"
                 )
             self._pacer.pause(wait_s if status == 429 else 0.0)
@@ -128,9 +130,9 @@ class Connection:
         if status in (401, 403):
             name = self.options.api_key_env
             source = f"the key in {name}" if name else "requests without a key (api_key_env: null)"
-            raise ServerRefused(f"{self.options.base_url} refuses {source}: HTTP {status}: {said}")
+            raise ServerRefused(f"{self.options.address} refuses {source}: HTTP {status}: {said}")
         raise ServerRefused(
-            f"{self.options.base_url} refuses the request for model {self.options.model!r}: HTTP {status}: {said}"
+            f"{self.options.address} refuses the request for model {self.options.model!r}: HTTP {status}: {said}"
         )
 
     def _checked(self, headers: Mapping[str, str], content: bytes, request_id: str, question: str) -> Reply:
@@ -144,11 +146,13 @@ class Connection:
         digest, asked = sha256(content).digest(), sha256(question.encode()).digest()
         echoed = headers.get("x-request-id", request_id)
         with self._guard:
-            foreign = echoed != request_id and echoed in self._sent
+            foreign = echoed != request_id and echoed.startswith(self._mark)
             taken = self._taken.get(digest) if body.get("id") else None
             foreign = foreign or (taken is not None and taken != asked)
             if not foreign:
                 self._taken[digest] = asked
+                if len(self._taken) > REMEMBERED_ANSWERS:
+                    del self._taken[next(iter(self._taken))]
         if foreign:
             raise Transient("the answer belongs to another request", charged=True)
         return Reply(body, text.encode("utf-8"))
