@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from distill_core.ops.sample_support import row_kernels as sample_kernels
 from distill_core.ops.support_logits import head_kernels, row_kernels
 from distill_core.ops.support_logits.triton_head import REDUCED_ROWS, REDUCED_TILES
 from distill_core.ops.topk_logits import row_kernels as topk_kernels
 from distill_core.ops.topk_logits.triton import widths
-from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows, TopK
+from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows, Sample, TopK
 
 K, T, V = 64, 1, 128_256
 
@@ -137,9 +138,46 @@ def _topk(size: TopK) -> Iterator[Case]:
     )
 
 
+def _sample(size: Sample) -> Iterator[Case]:
+    masses, plan = sample_kernels.block_masses, sample_kernels.plan_threshold
+    points, draws = sample_kernels.hit_points, sample_kernels.count_draws
+    types = {"z_ptr": "*bf16", "stride_z": "i64", "inv_t_ptr": "*fp64", "mass_ptr": "*i64", "strange_ptr": "*i32"}
+    types |= {"certain_ptr": "*i32", "ids_ptr": "*i64", "top_ids_ptr": "*i64", "hit_ptr": "*i64"}
+    types |= {"keys_ptr": "*i64", "seed_ptr": "*i64"}
+    warps = {"num_warps": size.warps}
+    for strange in (True, False):
+        yield Case(
+            f"block_masses bf16 odd V{', strange ids' if strange else ''}",
+            masses,
+            _types(masses, **types),
+            {"BLOCKS": size.columns // size.width, "WIDTH": size.width, "ALIGNED": ALIGNED, "STRANGE": strange},
+            warps,
+            _divisible(masses),
+            streams=True,
+        )
+    yield Case(
+        f"plan_threshold k={K}", plan, _types(plan, **types), {"BLOCK_K": K, "BLOCK_B": size.blocks}, warps,
+        _divisible(plan),
+    )  # fmt: skip
+    for even in (True, False):
+        yield Case(
+            f"hit_points bf16 {'even' if even else 'multinomial'} points",
+            points,
+            _types(points, **types),
+            {"EVEN": even, "POINTS": size.points, "WIDTH": size.width, "BLOCK_B": size.blocks, "ALIGNED": ALIGNED},
+            warps,
+            _divisible(points),
+        )
+    yield Case(
+        f"count_draws k={K}", draws, _types(draws, **types), {"BLOCK_K": K, "BLOCK_B": size.blocks}, warps,
+        _divisible(draws),
+    )  # fmt: skip
+
+
 def cases(chip: str) -> Iterator[Case]:
     """All cases of a chip."""
     sizes = CHIPS[chip]
     yield from _rows(sizes.rows, sizes.rows_back)
     yield from _head(sizes)
     yield from _topk(sizes.topk)
+    yield from _sample(sizes.sample)
