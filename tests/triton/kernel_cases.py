@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from distill_core.ops.sample_support import row_kernels as sample_kernels
+from distill_core.ops.sparse_kl import row_kernels as kl_kernels
+from distill_core.ops.sparse_kl.reference import MODES
 from distill_core.ops.support_logits import head_kernels, row_kernels
 from distill_core.ops.support_logits.triton_head import REDUCED_ROWS, REDUCED_TILES
 from distill_core.ops.topk_logits import row_kernels as topk_kernels
@@ -174,6 +176,23 @@ def _sample(size: Sample) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def _sparse_kl(rows: Rows) -> Iterator[Case]:
+    kernel = kl_kernels.kl_rows
+    types = {"stride_z": "i64", "ids_ptr": "*i64", "sorted_ptr": "*i32"}
+    types |= {f"{name}_ptr": "*fp64" for name in ("logp", "logt", "scale", "upstream", "loss")}
+    flags = {"GIVEN": True, "GRADIENT": True, "UPSTREAM": True, "ALIKE": True, "ALIGNED": ALIGNED}
+    for dtype, mode, reverse in (("bf16", 0, False), ("fp32", 0, True), ("bf16", 3, True), ("fp32", 2, False)):
+        yield Case(
+            f"kl_rows {dtype} {MODES[mode]} {'reverse' if reverse else 'forward'} odd V",
+            kernel,
+            _types(kernel, z_ptr=f"*{dtype}", dz_ptr=f"*{dtype}", **types),
+            {**flags, "MODE": mode, "REVERSE": reverse, "BLOCK_V": rows.columns, "BLOCK_K": K},
+            {"num_warps": rows.warps},
+            _divisible(kernel),
+            streams=True,
+        )
+
+
 def cases(chip: str) -> Iterator[Case]:
     """All cases of a chip."""
     sizes = CHIPS[chip]
@@ -181,3 +200,4 @@ def cases(chip: str) -> Iterator[Case]:
     yield from _head(sizes)
     yield from _topk(sizes.topk)
     yield from _sample(sizes.sample)
+    yield from _sparse_kl(sizes.rows)

@@ -70,13 +70,16 @@ def _shares(x, last):
 
 
 @triton.jit
-def _forward_term(logp, student, lse, stuck):
-    """p (log p - log q) and its derivative by log q. `stuck`: impossible where q = 0, no way towards the teacher."""
+def _forward_term(logp, student, lse, nothing, STUCK: tl.constexpr):
+    """p (log p - log q) and its derivative by log q. STUCK: where q = 0, nothing draws towards the teacher."""
     p = tl.exp(logp)
     logq = student - lse
     lost = logq == -float("inf")
     value = tl.where(p == 0, 0.0, tl.where(lost, float("inf"), p * (logp - tl.where(lost, 0.0, logq))))
-    return value, tl.where(lost & stuck, 0.0, -p)
+    if STUCK:
+        return value, tl.where(lost, 0.0, -p)
+    else:
+        return value, tl.where(lost, tl.where(nothing, 0.0, -p), -p)
 
 
 @triton.jit
@@ -99,14 +102,14 @@ def divergence(logp, logt, student, tail, MODE: tl.constexpr, REVERSE: tl.conste
     if REVERSE:
         value, g = _reverse_term(logp, student, lse, q)
     else:
-        value, g = _forward_term(logp, student, lse, nothing | (MODE == BOTH))
+        value, g = _forward_term(logp, student, lse, nothing, MODE == BOTH)
     total = tl.sum(value, axis=0)
     g_tail = tl.zeros_like(tail)
     if MODE == TAIL:
         if REVERSE:
             value_tail, g_tail = _reverse_term(logt, tail, lse, q_tail)
         else:
-            value_tail, g_tail = _forward_term(logt, tail, lse, True)
+            value_tail, g_tail = _forward_term(logt, tail, lse, nothing, True)
         total += value_tail
     slope = tl.sum(g, axis=0) + g_tail
     return total, g - q * slope, g_tail - q_tail * slope
