@@ -10,8 +10,10 @@ from distill_core.ops.sparse_kl import row_kernels as kl_kernels
 from distill_core.ops.sparse_kl.reference import MODES
 from distill_core.ops.support_logits import head_kernels, row_kernels
 from distill_core.ops.support_logits.triton_head import REDUCED_ROWS, REDUCED_TILES
+from distill_core.ops.topk_logits import head_kernels as topk_head_kernels
 from distill_core.ops.topk_logits import row_kernels as topk_kernels
 from distill_core.ops.topk_logits.triton import widths
+from distill_core.ops.topk_logits.triton_head import CANDIDATES, FUSED_K
 from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows, Sample, TopK
 
 K, T, V = 64, 1, 128_256
@@ -140,6 +142,32 @@ def _topk(size: TopK) -> Iterator[Case]:
     )
 
 
+def _topk_head(chip: Chip) -> Iterator[Case]:
+    tile, merge = topk_head_kernels.head_topk, topk_head_kernels.merge_topk
+    for dtype, size in (("bf16", chip.topk16), ("fp32", chip.topk32)):
+        types = {"h_ptr": f"*{dtype}", "w_ptr": f"*{dtype}", "bias_ptr": f"*{dtype}", "key_ptr": "*i64"}
+        sizes = {"T": T, "BLOCK_M": size.rows, "BLOCK_V": size.columns, "BLOCK_D": size.depth, "GROUP_M": GROUP_ROWS}
+        yield Case(
+            f"head_topk {dtype} {size.rows}x{size.columns}x{size.depth}",
+            tile,
+            _types(tile, cap="fp32", scale="fp32", **types),
+            {**sizes, "EVEN_D": True, "BIAS": True, "CAP": True, "PRECISION": size.precision, "UPCAST": False},
+            {"num_warps": size.warps, "num_stages": size.stages},
+            (*_divisible(tile, "K"), "D", "stride_h", "stride_w"),
+            uses_matrix=True,
+            streams=True,
+        )
+    tiles = -(-V // chip.topk16.columns)
+    yield Case(
+        f"merge_topk k={FUSED_K} V={V}",
+        merge,
+        _types(merge, key_ptr="*i64", ids_ptr="*i64"),
+        {"T": T, "BLOCK_C": CANDIDATES, "BLOCK_K": FUSED_K, "BLOCK_S": 1 << (tiles - 1).bit_length()},
+        {"num_warps": 8},
+        _divisible(merge, "K"),
+    )
+
+
 def _sample(size: Sample) -> Iterator[Case]:
     masses, plan = sample_kernels.block_masses, sample_kernels.plan_threshold
     points, draws = sample_kernels.hit_points, sample_kernels.count_draws
@@ -201,3 +229,4 @@ def cases(chip: str) -> Iterator[Case]:
     yield from _topk(sizes.topk)
     yield from _sample(sizes.sample)
     yield from _sparse_kl(sizes.rows)
+    yield from _topk_head(sizes)

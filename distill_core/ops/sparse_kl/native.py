@@ -58,9 +58,11 @@ def sparse_kl_rows_op(
     """Losses [N] in fp64; gradient of `share * sum(upstream * losses)`, as the logits are, rounded once (or empty)."""
     check_id_values(NAME, ids, logits.shape[1])
     loss_N, gradient_NV = _results(logits, need_gradient)
-    fill = torch.ops.distill_core_cpu.sparse_kl_rows
+    fill: Callable[..., None] = torch.ops.distill_core_cpu.sparse_kl_rows
     if impl == "triton":
-        from .triton import rows_into as fill
+        from . import triton
+
+        fill = triton.rows_into
     fill(
         with_rows(logits),
         support_of(ids, None).ids_NK,

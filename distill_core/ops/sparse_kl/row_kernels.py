@@ -46,7 +46,8 @@ def _complement(z_row, sorted_row, lead, V, K, inv_t, BLOCK_V: tl.constexpr):
     whole = tl.maximum(end // BLOCK_V * BLOCK_V, BLOCK_V)
     x = tl.load(z_row + lane, mask=(lane >= lead) & (lane < end), other=-float("inf")).to(tl.float32)
     cursor, following, m, s = _absorb(
-        x, -lead, tl.minimum(BLOCK_V - lead, V), sorted_row, cursor, following, -float("inf"), 0.0, inv_t, K, BLOCK_V)  # fmt: skip
+        x, -lead, tl.minimum(BLOCK_V - lead, V), sorted_row, cursor, following, -float("inf"), 0.0, inv_t, K,
+        BLOCK_V)  # fmt: skip
     for b in range(BLOCK_V, whole, BLOCK_V):
         x = tl.load(z_row + b + lane).to(tl.float32)
         cursor, following, m, s = _absorb(
@@ -94,7 +95,7 @@ def _reverse_term(logp, student, lse, q):
 @triton.jit
 def divergence(logp, logt, student, tail, MODE: tl.constexpr, REVERSE: tl.constexpr):
     """Value, and its derivatives by `student` [K] and `tail`, in fp64; -inf pads."""
-    if (MODE == RENORMALIZED) or (MODE == BOTH):
+    if (MODE == RENORMALIZED) or (MODE == BOTH):  # noqa: SIM109 - Triton knows no `in`
         _, _, own = _shares(logp, -float("inf"))
         logp = logp - own
     q, q_tail, lse = _shares(student, -float("inf") if MODE == BOTH else tail)
@@ -135,8 +136,8 @@ def kl_rows(
 ):  # fmt: skip
     """Loss of one row (fp64), and with GRADIENT its gradient times share and upstream; `dz` may be `z`.
 
-    `scale` [2] fp64: 1 / temperature and share. `sorted` [N, K] int32 increasing, padding NONE. ALIKE: z and dz have one
-    row stride, so stores are aligned as loads are.
+    `scale` [2] fp64: 1 / temperature and share. `sorted` [N, K] int32 increasing, padding NONE. ALIKE: z and dz have
+    one row stride, so stores are aligned as loads are.
     """
     row = tl.program_id(0).to(tl.int64)
     origin, lead = grid_of_row(row, stride_z, ALIGNED)

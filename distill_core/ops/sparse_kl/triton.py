@@ -29,7 +29,8 @@ def rows_into(
 ) -> None:
     """Fill losses (fp64) and the gradient of `share * sum(upstream * losses)`, which may be `z_NV` itself.
 
-    The teacher's numbers and the upstream gradient are contiguous and fp64; the gradient's last dimension is contiguous.
+    The teacher's numbers and the upstream gradient are contiguous and fp64; the gradient's last dimension is
+    contiguous.
     """
     z_NV, ids_NK = readable_rows(z_NV), ids_NK.contiguous()
     n, vocabulary = z_NV.shape
