@@ -1,10 +1,11 @@
 // First touch of a large fresh output, in huge pages, by one thread at a time.
 //
-// The kernel clears a page at its first touch. Two threads that touch pages of one mapping at the same time wait for
-// each other inside the kernel: on a machine with two cores, filling 35 MiB of huge pages took two threads at once 2.5
-// times the CPU time, and up to 6 times, of two threads that took turns.
+// The operating system clears a page at its first touch. In a virtual machine whose free memory goes back to the host,
+// a thread on another core than the one that freed the last output may get pages that the host has to provide first,
+// at many times the cost of clearing them; the thread that frees and allocates gets its own pages back.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <vector>
@@ -16,7 +17,9 @@ namespace distill {
 class FreshPages {
  public:
   FreshPages(void* start, std::size_t bytes)
-      : start_(reinterpret_cast<std::uintptr_t>(start)), end_(start_ + bytes), cleared_((end_ + HUGE - 1) / HUGE - start_ / HUGE) {
+      : start_(reinterpret_cast<std::uintptr_t>(start)),
+        end_(start_ + bytes),
+        cleared_((end_ + HUGE - 1) / HUGE - start_ / HUGE) {
     advise_huge_pages(start, bytes);
   }
 

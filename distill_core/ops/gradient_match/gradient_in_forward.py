@@ -42,10 +42,11 @@ class MatchInForward(torch.autograd.Function):
     """Forward: value and gradient. Backward: hands the gradient out, scaled in place unless the upstream is 1."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, real: list[Tensor], weights: list[float], rule: Rule, impl: str, *synthetic: Tensor
     ) -> Tensor:
         ctx.options = (weights, *rule, impl)
+        value: Tensor
         value, statistics, ctx.gradient = gradient_match_with_gradient_op(list(synthetic), real, *ctx.options)
         ctx.save_for_backward(statistics, *synthetic, *real)
         ctx.shapes = [x.shape for x in synthetic]
