@@ -85,6 +85,30 @@ def test_raw_kernels() -> None:
     torch.testing.assert_close(whole, halves, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("group", ["row", "tensor", "global"])
+@pytest.mark.parametrize("distance", ["cosine", "l2+l1"])
+def test_gradient_match(distance: str, group: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    real = [torch.randn(r, c, generator=g).cuda() for r, c in ((3, 5), (100, 4096))]
+    leaves = [[torch.randn(x.shape, generator=g).cuda().requires_grad_() for x in real]]
+    leaves.append([x.detach().clone().requires_grad_() for x in leaves[0]])
+    values = [
+        ops.gradient_match(side, real, distance=distance, group=group, impl=impl)  # type: ignore[arg-type]
+        for side, impl in zip(leaves, ("cuda", "reference"), strict=True)
+    ]
+    torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+    for value in values:
+        value.backward()
+    for x, y in zip(*leaves, strict=True):
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_random_projection() -> None:
+    x = torch.randn(3, 70_000, generator=torch.Generator().manual_seed(0))
+    found = ops.random_projection(x.cuda(), 100, seed=7, impl="cuda")
+    torch.testing.assert_close(found.cpu(), ops.random_projection(x, 100, seed=7), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_unpack_rows(method: str) -> None:
     """The ids of the host's codec; values up to the last bits, where exp and log round otherwise."""

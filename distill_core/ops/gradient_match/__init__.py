@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...shapes import Scalar
-from .. import cpu_library
+from .. import cpu_library, cuda_library
 from ..arguments import check_choice, check_device
 from ..dispatch import Impl, declare, offer, select
 from .gradient_in_forward import MatchInForward, wanted
@@ -22,6 +22,7 @@ __all__ = ["gradient_match"]
 OP = "gradient_match"
 declare(OP)
 offer(OP, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer(OP, "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 
 
 def _check_list(name: str, tensors: Sequence[Tensor]) -> None:

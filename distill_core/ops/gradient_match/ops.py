@@ -30,6 +30,10 @@ def gradient_match_op(
     *options, impl = rest
     if impl == "cpu":
         return native.forward(synthetic, real, weights, Rule(*options))
+    if impl == "cuda":
+        from . import cuda
+
+        return cuda.forward(synthetic, real, weights, Rule(*options))
     with exact_arithmetic(synthetic[0]):
         return reference.forward(synthetic, real, weights, Rule(*options))
 
@@ -81,6 +85,10 @@ def gradient_match_backward_op(
     *options, impl = rest
     if impl == "cpu":
         return native.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
+    if impl == "cuda":
+        from . import cuda
+
+        return cuda.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
     with exact_arithmetic(upstream):
         return reference.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
 
