@@ -32,8 +32,8 @@ def alpha_beta(teacher_logp: Tensor, student_logp: Tensor, *, alpha: float = 0.2
 
     and its limits where an exponent is 0: ``1 / a^2 sum [p^a log(p^a / q^a) - p^a + q^a]`` at b = 0, the same with the
     sides exchanged at a = 0. (1, 0) is forward KL, (0, 1) reverse KL, (1/2, 1/2) four times the squared Hellinger
-    distance ``sum (sqrt p - sqrt q)^2 / 2``. A smaller a + b weighs unlikely outcomes more. The defaults are those of
-    ABKD's language models.
+    distance ``sum (sqrt p - sqrt q)^2 / 2``. A smaller a + b weighs unlikely outcomes more. The defaults are those that
+    code building on ABKD carries for language models.
 
     Merging outcomes lowers it for certain only where a + b = 1; where a + b > 1 it can raise it. Probabilities of
     exactly 0 count as 1e-30. At a = b = 0 and for negative exponents such outcomes would weigh without bound: refused.
