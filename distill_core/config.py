@@ -46,6 +46,14 @@ class ObjectiveRef(ComponentRef):
 
     name: str | None = Field(default=None, description="name in logs; default: the component's name")
     weight: NonNegativeFloat | ScheduleRef = Field(default=1.0, description="factor in the total loss, or a schedule")
+    source: str | None = Field(
+        default=None,
+        description="whom it learns from: a capture's name, or a teacher's name with teacher: live; default: the "
+        "training's own",
+    )
+    row_weights: ComponentRef | None = Field(
+        default=None, description="how much each row counts, e.g. by the teacher's entropy; default: all alike"
+    )
 
 
 class SplitConfig(Section):
@@ -149,6 +157,12 @@ class TrainConfig(Section):
         default="error", description="what to do when teacher and student vocabularies differ"
     )
     sparse: CaptureConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
+    aggregate: ComponentRef | None = Field(
+        default=None, description="how the distributions of several teachers (live, or a joint capture) become one"
+    )
+    rollout: ComponentRef | None = Field(
+        default=None, description="who writes the sequences of a step, e.g. the student; default: the data's own"
+    )
     objectives: list[ObjectiveRef] = Field(
         default_factory=lambda: [ObjectiveRef(use="forward-kl")],
         min_length=1,
@@ -182,12 +196,22 @@ class TrainConfig(Section):
         default_factory=list, description="further places that metrics go to"
     )
 
+    @property
+    def sources_read(self) -> tuple[str, ...]:
+        """Captures (or live teachers) that objectives name, and the capture of the training itself."""
+        named = [objective.source for objective in self.objectives if objective.source is not None]
+        own = [self.store] if self.teacher == "store" and len(named) < len(self.objectives) else []
+        return tuple(dict.fromkeys([*own, *named]))
+
 
 class TrainOverrides(Section):
     """Fields of a training that differ from `train`."""
 
     teacher: Literal["store", "live", "none"] | None = Field(default=None, description="as in train")
     store: str | None = Field(default=None, description="as in train")
+    sparse: CaptureConfig | None = Field(default=None, description="as in train; null: the default")
+    aggregate: ComponentRef | None = Field(default=None, description="as in train; null: none")
+    rollout: ComponentRef | None = Field(default=None, description="as in train; null: the data's own sequences")
     objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1, description="as in train")
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
@@ -253,6 +277,7 @@ class RunConfig(Section):
         result = {"student": self.train}
         for name, overrides in self.compare.items():
             given = {field: getattr(overrides, field) for field in overrides.model_fields_set}
-            changed = {field: value for field, value in given.items() if value is not None}
+            may_be_null = ("sparse", "rollout", "aggregate")
+            changed = {name: value for name, value in given.items() if value is not None or name in may_be_null}
             result[name] = self.train.model_copy(update=changed)
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,10 @@ class BuildContext:
         total_steps: optimizer steps of the run.
         seed: the run's seed.
         build: builds another component: ``ctx.build("schedule", {"use": "linear", "start": 0, "end": 1})``.
+        tokenizer: the student's tokenizer, which made the data.
+        teacher: the live teacher, None where signals come from a store or there is none.
+        directory: where this training writes; what is kept there survives an interruption.
+        rank, world_size: this process among all.
     """
 
     student: nn.Module
@@ -42,6 +46,11 @@ class BuildContext:
     total_steps: int
     seed: int
     build: Callable[[str, Mapping[str, Any]], Any]
+    tokenizer: Any = None
+    teacher: Any = None
+    directory: Path | None = None
+    rank: int = 0
+    world_size: int = 1
 
 
 class StepContext(Protocol):
@@ -53,7 +62,11 @@ class StepContext(Protocol):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Answers for batches; never trained. Also has ``vocabulary() -> VocabularyInfo`` and ``identity() -> str``."""
+    """Answers for batches; never trained. Also has ``vocabulary() -> VocabularyInfo`` and ``identity() -> str``.
+
+    Optional, for a live teacher that changes while the student trains (an average of its weights): ``build(ctx)``,
+    ``on_step_end(ctx)``, and ``state_dict()`` / ``load_state_dict(state)`` for the checkpoints.
+    """
 
     def signals(self, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None) -> TeacherSignals:
         """Signals named in ``needs.signals``. With ``"targets"``: at ``batch.rows()``, made sparse as ``sparse`` says
@@ -72,7 +85,13 @@ class RowObjective(Protocol):
 
     Optional: ``temperatures(step, total_steps) -> tuple[float, ...]`` (default ``(1.0,)``), ``extras`` (tuple of
     ``SupportLogits`` extras it reads), ``view(target) -> RowTarget`` (default: the target itself), ``count(batch)``,
-    ``build(ctx)``, ``on_step_end(ctx)``, ``parameters()``, ``state_dict()`` / ``load_state_dict()``, ``exported``.
+    ``build(ctx)``, ``on_step_end(ctx)``, ``parameters()``, ``state_dict()`` / ``load_state_dict()``, ``exported``;
+
+    - ``prepare(batch, signals, rows) -> Mapping[str, Tensor]``: called once per micro-batch before the pass, with all
+      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N] tensors, without
+      gradient, come back cut to the chunk as ``rows.extra``.
+    - ``student_support``: an int k. ``rows`` is then given the student's exact distribution on *its own* k most likely
+      tokens, chosen without gradient, instead of the target's support.
     """
 
     def rows(self, support: SupportLogits, target: RowTarget | None, rows: RowInfo) -> Tensor:
@@ -88,6 +107,48 @@ class Objective(Protocol):
     """
 
     def __call__(self, student: StudentView, teacher: TeacherSignals, batch: TokenBatch) -> LossTerm: ...
+
+
+class Rollout(Protocol):
+    """Makes the sequences of an optimizer step: on-policy training, where the student or the teacher writes.
+
+    Called before the denominators of the step are counted. What it knows of the tokens it sampled (behaviour
+    log-probabilities) goes into ``per_token``, where a sequence comes from into ``per_sequence``. Random numbers depend
+    on ``ctx.seed``, the step and the rank alone, so a resumed run writes what an uninterrupted one would have written.
+
+    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``.
+    """
+
+    def batches(self, step: int, batches: Sequence[TokenBatch]) -> Sequence[TokenBatch]:
+        """As many micro-batches as the data gave for this step, on the CPU; those of the data may be among them."""
+        ...
+
+
+class Aggregator(Protocol):
+    """Mixes the distributions of several teachers into one target.
+
+    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)`` for weights that are
+    learned.
+    """
+
+    def combine(self, targets: Mapping[str, RowTarget], batch: TokenBatch, temperature: float) -> TeacherSignals:
+        """Signals whose ``target`` is the mixture at ``temperature``, at ``batch.rows()``.
+
+        ``targets``: every teacher's exact target by name, all on the same ``ids_NK``. What else is known of the
+        teachers (their disagreement) may come as ``extra``, one [N] tensor by name.
+        """
+        ...
+
+
+class RowWeight(Protocol):
+    """Says how much each row of a micro-batch counts in one objective (``row_weights`` of the objective).
+
+    The denominator of the objective stays the number of rows. Optional: ``build(ctx)``, ``on_step_end(ctx)``.
+    """
+
+    def weights(self, batch: TokenBatch, signals: TeacherSignals, rows: RowInfo) -> Tensor:
+        """[N] weights, at least 0."""
+        ...
 
 
 class Schedule(Protocol):

@@ -35,6 +35,7 @@ KINDS = (
     "selector",
     "schedule",
     "aggregator",
+    "row-weight",
     "filter",
     "rollout",
     "aligner",

@@ -78,7 +78,11 @@ class TokenBatch:
         keys: one 16-byte content key per sequence (see ``distill_core.store.sequence_key``).
         documents: one document id per sequence, for clustered statistics and splits.
         weights_BT: float32 token weights, or None for 1.
-        extra: anything else a data source or a collator adds (images, spans), by name.
+        domains: one domain per sequence (a record's ``domain``, empty where it has none), or empty.
+        per_token: further numbers per token by name, [B, T], e.g. what a rollout knows of its tokens. As with
+            labels and weights, the number at a token belongs to the row that predicts it.
+        per_sequence: further numbers per sequence by name, [B], e.g. where a rollout took it from.
+        extra: anything else a data source or a collator adds (images, spans), by name; never moved or cut.
     """
 
     input_ids_BT: Tensor
@@ -87,6 +91,9 @@ class TokenBatch:
     keys: tuple[bytes, ...]
     documents: tuple[str, ...] = ()
     weights_BT: Tensor | None = None
+    domains: tuple[str, ...] = ()
+    per_token: Mapping[str, Tensor] = field(default_factory=dict)
+    per_sequence: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> RowIndex:
@@ -100,6 +107,12 @@ class TokenBatch:
             weights_N = self.weights_BT[sequence_N, position_N + 1].to(torch.float32)
         return RowIndex(sequence_N, position_N, labels_N, weights_N)
 
+    def row_values(self, rows: RowIndex) -> dict[str, Tensor]:
+        """:attr:`per_token` and :attr:`per_sequence` at the batch's rows, [N] each."""
+        values = {name: value_BT[rows.sequence_N, rows.position_N + 1] for name, value_BT in self.per_token.items()}
+        values.update({name: value_B[rows.sequence_N] for name, value_B in self.per_sequence.items()})
+        return values
+
     def to(self, device: torch.device | str) -> TokenBatch:
         return replace(
             self,
@@ -107,6 +120,8 @@ class TokenBatch:
             attention_mask_BT=self.attention_mask_BT.to(device),
             labels_BT=self.labels_BT.to(device),
             weights_BT=None if self.weights_BT is None else self.weights_BT.to(device),
+            per_token={name: value.to(device) for name, value in self.per_token.items()},
+            per_sequence={name: value.to(device) for name, value in self.per_sequence.items()},
         )
 
     def select_sequences(self, start: int, stop: int) -> TokenBatch:
@@ -120,6 +135,9 @@ class TokenBatch:
             keys=self.keys[cut],
             documents=self.documents[cut],
             weights_BT=None if self.weights_BT is None else self.weights_BT[cut],
+            domains=self.domains[cut],
+            per_token={name: value[cut] for name, value in self.per_token.items()},
+            per_sequence={name: value[cut] for name, value in self.per_sequence.items()},
         )
 
 
@@ -133,6 +151,8 @@ class SparseSpec:
         temperatures: at which tails are kept (``topk``); exactly one for sampled methods.
         seed: seed of the sample, combined with a hash of sequence and position.
         draws: independent samples stored per row (sampled methods).
+        ids_NK: int64 [N, K] token ids, -1 pads: the exact target on these instead of the ``k`` likeliest (``topk``),
+            for several teachers on the union of their supports. A stored teacher returns what it holds.
     """
 
     method: Literal["topk", "threshold", "multinomial"]
@@ -140,6 +160,7 @@ class SparseSpec:
     temperatures: tuple[float, ...] = (1.0,)
     seed: int = 0
     draws: int = 1
+    ids_NK: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -260,6 +281,8 @@ class RowInfo:
         position_N: int64 position in the sequence.
         step: optimizer step, from 0.
         total_steps: optimizer steps of the whole run.
+        extra: numbers per row by name, [N]: the batch's ``per_token`` and ``per_sequence``, and what the objective's
+            own ``prepare`` returned.
     """
 
     labels_N: Tensor
@@ -267,6 +290,7 @@ class RowInfo:
     position_N: Tensor
     step: int = 0
     total_steps: int = 1
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice) -> RowInfo:
         return replace(
@@ -274,6 +298,7 @@ class RowInfo:
             labels_N=self.labels_N[rows],
             sequence_N=self.sequence_N[rows],
             position_N=self.position_N[rows],
+            extra={name: value[rows] for name, value in self.extra.items()},
         )
 
 
@@ -285,7 +310,8 @@ class TeacherSignals:
         target: sparse distribution at the batch's rows, if asked for.
         hidden_states: tuple of L + 1 tensors [B, T, D], if asked for.
         attentions: tuple of L tensors [B, H, T, T], if asked for.
-        extra: further signals by name (rationales, sequence scores).
+        extra: further signals by name: attention projections as in :class:`StudentView`; what an aggregator knows of
+            its teachers, one [N] tensor by name; anything else a teacher declares in its ``provides``.
     """
 
     target: RowTarget | None = None
@@ -301,10 +327,13 @@ class StudentView:
     Args:
         hidden_states: tuple of L + 1 tensors [B, T, D] if any objective needs them; the last entry always.
         attentions: tuple of L tensors [B, H, T, T], if any objective needs them.
+        extra: attention projections by signal name (``queries``, ``keys``, ``values``), tuples of L tensors
+            [B, T, heads x head size], if any objective needs them.
     """
 
     hidden_states: tuple[Tensor, ...]
     attentions: tuple[Tensor, ...] | None = None
+    extra: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

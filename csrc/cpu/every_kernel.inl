@@ -6,7 +6,10 @@ namespace distill::DISTILL_ISA {
 #include "random_projection.inl"
 #include "row_sums.inl"
 #include "row_gradients.inl"
+#include "thin_products.inl"
 #include "keys.inl"
+#include "topk_sweep.inl"
+#include "topk_select.inl"
 #include "topk.inl"
 #include "sample.inl"
 }  // namespace distill::DISTILL_ISA

@@ -45,8 +45,23 @@ static void select_largest(uint64_t* keys, int64_t n, int64_t k) {
   }
 }
 
-// Sorts n keys, largest first, by merging; `spare` holds n more.
-static void sort_descending(uint64_t* keys, uint64_t* spare, int64_t n) {
+// Sorts n different keys, largest first, by counting the larger ones of each: n^2 comparisons without a branch.
+static void sort_few(uint64_t* keys, uint64_t* spare, int64_t n) {
+  constexpr int64_t each = W / 2;
+  typedef uint64_t Keys __attribute__((vector_size(each * 8)));
+  for (int64_t i = 0; i < n; i += each) {
+    const int64_t m = n - i < each ? n - i : each;
+    Keys own = {}, rank = {};
+    if (m == each) std::memcpy(&own, keys + i, sizeof own);
+    else std::memcpy(&own, keys + i, m * sizeof(uint64_t));
+    for (int64_t j = 0; j < n; ++j) rank -= bits<Keys>(keys[j] - Keys{} > own);
+    for (int64_t j = 0; j < m; ++j) spare[rank[j]] = keys[i + j];
+  }
+  std::memcpy(keys, spare, n * sizeof(uint64_t));
+}
+
+// Sorts n keys, largest first, by merging.
+static void sort_by_merging(uint64_t* keys, uint64_t* spare, int64_t n) {
   constexpr int64_t run = 8;
   for (int64_t start = 0; start < n; start += run) {
     const int64_t stop = start + run < n ? start + run : n;
@@ -76,4 +91,46 @@ static void sort_descending(uint64_t* keys, uint64_t* spare, int64_t n) {
     to = swap;
   }
   if (from != keys) std::memcpy(keys, from, n * sizeof(uint64_t));
+}
+
+// Sorts n keys, largest first, byte by byte from bit `first` on; bytes that all keys share are left out. Keys that are
+// equal from there on stay in their order.
+static void sort_by_bytes(uint64_t* keys, uint64_t* spare, int64_t n, int first) {
+  uint64_t any = 0, every = ~uint64_t(0);
+  for (int64_t i = 0; i < n; ++i) any |= keys[i], every &= keys[i];
+  uint64_t *from = keys, *to = spare;
+  for (int shift = first; shift < 64; shift += 8) {
+    if (!((any ^ every) >> shift & 255)) continue;
+    int64_t place[256] = {};
+    for (int64_t i = 0; i < n; ++i) ++place[from[i] >> shift & 255];
+    for (int64_t digit = 256, before = 0; digit--;) {
+      const int64_t own = place[digit];
+      place[digit] = before;
+      before += own;
+    }
+    for (int64_t i = 0; i < n; ++i) to[place[from[i] >> shift & 255]++] = from[i];
+    uint64_t* swap = from;
+    from = to;
+    to = swap;
+  }
+  if (from != keys) std::memcpy(keys, from, n * sizeof(uint64_t));
+}
+
+// Sorts n keys, largest first; `spare` holds n more.
+static void sort_descending(uint64_t* keys, uint64_t* spare, int64_t n) {
+  if (n < 512) sort_by_merging(keys, spare, n);
+  else sort_by_bytes(keys, spare, n, 0);
+}
+
+// Sorts n different keys, lowest id first before, largest first; `spare` holds n more.
+static void sort_taken(uint64_t* keys, uint64_t* spare, int64_t n) {
+  if (n < 512) sort_descending(keys, spare, n);
+  else sort_by_bytes(keys, spare, n, 32);
+}
+
+// The k largest of n different keys, largest first; `spare` holds max(k, FEW_KEYS) more.
+static void sort_largest(uint64_t* keys, uint64_t* spare, int64_t n, int64_t k) {
+  if (n <= FEW_KEYS) return sort_few(keys, spare, n);
+  select_largest(keys, n, k);
+  sort_descending(keys, spare, k);
 }

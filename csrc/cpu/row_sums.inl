@@ -89,9 +89,12 @@ DISTILL_INLINE float block_top(const T* z, int64_t n, const uint8_t* marks) {
 template <bool weighted, class T>
 DISTILL_INLINE void block_sums(const T* z, int64_t n, const uint8_t* marks, float inverse_t, float reference,
                                float* exponentials, float* sum, float* sum_weighted) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
   Group s = group_of(0.f), w = group_of(0.f);
   each_group(z, n, marks, [&](int64_t i, const Group& g, int64_t count) __attribute__((always_inline)) {
     Group e;
+    // The next block comes while this one is computed: `block_top` would wait for it.
+    for (int64_t c = 0; c < G; c += line) __builtin_prefetch(z + i + block_columns + c);
     for (int j = 0; j < 4; ++j) {
       const Lanes x = g.at[j] * inverse_t - reference;
       e.at[j] = exponential(x);

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -11,10 +10,8 @@ from pydantic import BaseModel
 from distill_core.config import CaptureConfig, RunConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
+from distill_core.engine.supply import SAMPLED_METHODS, Supply, captured_teachers, located_captures, supply_of
 from distill_core.plugin import Needs, Provides
-
-SAMPLED_METHODS = ("threshold", "multinomial")
-"""Capture methods whose weights are a sample: unbiased, but right only in losses linear in the teacher."""
 
 
 class Entry(Protocol):
@@ -37,27 +34,6 @@ class ResolvedComponent(Protocol):
 
 
 Components = Mapping[Location, Any]
-
-
-@dataclass(frozen=True)
-class Supply:
-    """Where a training gets its teacher signals: a capture or a live teacher.
-
-    Args:
-        what: for messages.
-        signals: names of signals it gives.
-        method: how targets are made sparse.
-        temperatures: that can be asked for; None: any.
-        setting: the path to change for another method or temperature.
-        live: whether a teacher answers while training.
-    """
-
-    what: str
-    signals: frozenset[str]
-    method: str
-    temperatures: tuple[float, ...] | None
-    setting: str
-    live: bool
 
 
 def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
@@ -88,19 +64,9 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
 
 
-def _captures(config: RunConfig) -> Iterator[tuple[Location, CaptureConfig]]:
-    for index, capture in enumerate(config.captures):
-        yield (("capture", index) if isinstance(config.capture, list) else ("capture",)), capture
-
-
-def captured_teachers(capture: CaptureConfig, config: RunConfig) -> list[str]:
-    """Names of the teachers a capture asks."""
-    return list(config.all_teachers) if capture.teachers is None else list(capture.teachers)
-
-
 def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
     names: set[str] = set()
-    for at, capture in _captures(config):
+    for at, capture in located_captures(config):
         if capture.name in names:
             yield Problem((*at, "name"), f"a second capture is called {capture.name!r}: give each a name of its own")
         names.add(capture.name)
@@ -133,7 +99,7 @@ def _captured_teacher_problems(
         if name not in config.all_teachers:
             hint = suggestion(name, config.all_teachers, what="teachers of this file")
             yield Problem((*at, "teachers", index), f"no teacher is called {name!r}{hint}")
-    if capture.joint:
+    if capture.joint and (len(teachers) < 2 or capture.method in SAMPLED_METHODS):
         yield Problem((*at, "joint"), _joint_refusal(capture, teachers))
     if len(teachers) > 1 and not capture.joint:
         yield Problem(
@@ -165,12 +131,7 @@ def _captured_teacher_problems(
 def _joint_refusal(capture: CaptureConfig, teachers: list[str]) -> str:
     if len(teachers) < 2:
         return "records several teachers on the union of their supports, but this names one: leave it out"
-    if capture.method in SAMPLED_METHODS:
-        return f"needs exact targets on the union of supports: method: topk, not {capture.method}"
-    return (
-        "this version captures one teacher at a time, so distributions of several cannot be mixed: give each teacher a "
-        "capture of its own and mix losses"
-    )
+    return f"needs exact targets on the union of supports: method: topk, not {capture.method}"
 
 
 def _missing(asked: tuple[float, ...], given: tuple[float, ...] | None) -> list[float]:
@@ -199,69 +160,52 @@ def _training_problems(
             yield Problem((*at, index, "name"), f"two objectives are called {label!r}: give one a `name` of its own")
     if training.sparse is not None and training.teacher == "live":
         yield from sparse_problems(("train", "sparse"), training.sparse)
-    in_need = [(location, component, needs) for location, component, needs in asking if needs.signals]
-    supply = _supply(name, training, config, components)
-    if isinstance(supply, Problem):
-        if in_need:
-            yield supply
-        return
-    for location, component, needs in in_need:
+    if training.rollout is not None and training.teacher == "store":
+        yield Problem(
+            ("compare", name, "rollout") if "rollout" in changed else ("train", "rollout"),
+            f"{training.rollout.use} writes new sequences in every step, which a store does not hold: train.teacher: "
+            "live, or none where no objective needs a teacher",
+        )
+    if training.aggregate is not None:
+        yield from _aggregate_problems(name, training, config, changed)
+    sources = [objective.source for objective in training.objectives]
+    read: dict[str | None, set[float]] = {}
+    for location, component, needs in asking:
+        if not needs.signals:
+            continue
+        source = sources[int(location[-1])]
+        supply = supply_of(name, training, config, components, source=source)
+        if isinstance(supply, Problem):
+            yield Problem((*location, "source"), supply.message) if source is not None else supply
+            continue
+        read.setdefault(source, set()).update(needs.temperatures or ())
+        if supply.mixed and len(read[source]) > 1:
+            yield Problem(
+                location,
+                f"{supply.what} is mixed at one temperature, but objectives read {sorted(read[source])}: give them the "
+                "same one",
+            )
         # An inherited objective that clashes with an override is the override's problem.
         place = home if changed and not own_objectives else location
         who = component.entry.id if place == location else f"{component.entry.id} ({path_text(location)})"
         yield from _fit(place, who, component.options, needs, supply)
 
 
-def _supply(name: str, training: TrainConfig, config: RunConfig, components: Components) -> Supply | Problem:
-    """What feeds a training, or why nothing can."""
-    changed = config.compare[name].model_fields_set if name in config.compare else frozenset()
-
-    def place(field: str) -> Location:
-        return ("compare", name, field) if field in changed else ("train", field)
-
+def _aggregate_problems(
+    name: str, training: TrainConfig, config: RunConfig, changed: Collection[str]
+) -> Iterator[Problem]:
+    at: Location = ("compare", name, "aggregate") if "aggregate" in changed else ("train", "aggregate")
+    joint = [capture.name for capture in config.captures if capture.joint and capture.name in training.sources_read]
+    if training.teacher == "store" and not joint:
+        yield Problem(
+            at,
+            "mixes distributions of several teachers, but none of the captures this training reads "
+            f"({_listed(training.sources_read)}) recorded them together: capture: {{teachers: [...], joint: true}}",
+        )
+    if training.teacher == "live" and len(config.all_teachers) < 2:
+        yield Problem(at, "mixes distributions of several teachers, but the run file names fewer than two: `teachers:`")
     if training.teacher == "none":
-        objectives = ", ".join(ref.use for ref in training.objectives)
-        return Problem(
-            place("teacher"),
-            f"is none, but an objective ({objectives}) needs a teacher: use store or live, or cross-entropy alone",
-        )
-    if not config.all_teachers and training.teacher == "live":
-        return Problem(place("teacher"), "is live, but the run file has no `teacher:` section")
-    if training.teacher == "live":
-        return _live_supply(place("teacher"), training, config, components)
-    captures = {capture.name: (at, capture) for at, capture in _captures(config)}
-    if training.store not in captures:
-        hint = (
-            suggestion(training.store, captures, what="captures of this file") or "; the file has no `capture:` section"
-        )
-        return Problem(place("store"), f"no capture is called {training.store!r}{hint}")
-    at, capture = captures[training.store]
-    return Supply(
-        what=f"the capture {capture.name!r} (method {capture.method})",
-        signals=frozenset({"targets"}),
-        method=capture.method,
-        temperatures=tuple(capture.temperatures),
-        setting=path_text(at),
-        live=False,
-    )
-
-
-def _live_supply(at: Location, training: TrainConfig, config: RunConfig, components: Components) -> Supply | Problem:
-    if len(config.all_teachers) > 1:
-        names = ", ".join(config.all_teachers)
-        return Problem(at, f"is live, and the run file names several teachers ({names}): keep one, as `teacher:`")
-    name = next(iter(config.all_teachers))
-    teacher = components.get(("teacher",) if config.teacher is not None else ("teachers", name))
-    provides = Provides(frozenset({"targets"}), ("exact", "sampled"))
-    label = "teacher"
-    if teacher is not None:
-        provides, label = teacher.entry.provides(teacher.options), teacher.entry.id
-    sparse = training.sparse
-    method = "topk" if sparse is None else sparse.method
-    temperatures = provides.temperatures
-    if sparse is not None and method in SAMPLED_METHODS:
-        temperatures = tuple(sparse.temperatures)
-    return Supply(f"the live teacher {label}", provides.signals, method, temperatures, "train.sparse", True)
+        yield Problem(at, "mixes distributions of teachers, but train.teacher is none")
 
 
 def _fit(at: Location, who: str, options: BaseModel, needs: Needs, supply: Supply) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ from distill_core.engine.data import TokenDataset, TokenSequence, collate
 from distill_core.engine.progress import Progress, Task
 from distill_core.errors import DataError, SignalError
 from distill_core.store import RowArrays, StoreMeta, StoreWriter
-from distill_core.types import Needs, RowTarget, SparseSpec
+from distill_core.types import Needs, RowTarget, SparseSpec, TokenBatch
 
 if TYPE_CHECKING:
     from distill_core.interfaces import Teacher
@@ -66,6 +66,8 @@ def capture(
 ) -> CaptureResult:
     """Store a teacher's targets for every sequence of a data set; resumes what is there.
 
+    Several teachers on one support: :func:`distill_core.engine.joint_capture.capture_jointly`.
+
     Args:
         teacher: answers ``signals`` with targets of ``config.method``.
         dataset: token sequences, in a fixed order.
@@ -80,8 +82,6 @@ def capture(
         StoreError: the directory holds another capture, or another process writes to it.
     """
     started_s = time.monotonic()
-    if config.joint:
-        raise SignalError("capture.joint: this capture asks one teacher; joint captures of several are not supported")
     if not len(dataset):
         raise DataError("the data set to capture holds no sequences: look at its filters and min_sequence_tokens")
     meta = store_meta(teacher, config, seed=seed)
@@ -89,7 +89,7 @@ def capture(
     progress = Progress(quiet=True) if progress is None else progress
     tokens = rows = 0
     with StoreWriter(directory, meta, shard_sequences=config.shard_sequences) as writer:
-        pending = _pending(dataset, writer)
+        pending = pending_sequences(dataset, [writer])
         total_tokens = sum(len(dataset[index]) for index in pending)
         if pending:
             with progress.task(f"capture {config.name}", total_tokens, unit="tok") as task:
@@ -101,8 +101,8 @@ def capture(
     return CaptureResult(Path(directory), len(pending), skipped, tokens, rows, time.monotonic() - started_s)
 
 
-def store_meta(teacher: Teacher, config: CaptureConfig, *, seed: int) -> StoreMeta:
-    """What the store of this capture says about itself.
+def store_meta(teacher: Teacher, config: CaptureConfig, *, seed: int, k: int | None = None) -> StoreMeta:
+    """What the store of this capture says about itself; ``k``: entries of a row, default ``config.k``.
 
     Raises:
         SignalError: a k, temperatures or draws that the method or the vocabulary does not admit.
@@ -114,7 +114,7 @@ def store_meta(teacher: Teacher, config: CaptureConfig, *, seed: int) -> StoreMe
             tokenizer_fingerprint=vocabulary.fingerprint,
             teacher=teacher.identity(),
             method=config.method,
-            k=config.k,
+            k=config.k if k is None else k,
             temperatures=tuple(config.temperatures),
             seed=0 if config.method == "topk" else seed,
             draws=config.draws,
@@ -124,13 +124,13 @@ def store_meta(teacher: Teacher, config: CaptureConfig, *, seed: int) -> StoreMe
         raise SignalError(f"capture {config.name!r} cannot be made: {error}") from error
 
 
-def _pending(dataset: TokenDataset | Sequence[TokenSequence], writer: StoreWriter) -> list[int]:
-    """Sequences to capture, in order, each once."""
+def pending_sequences(dataset: TokenDataset | Sequence[TokenSequence], writers: Sequence[StoreWriter]) -> list[int]:
+    """Sequences that some writer still misses, in order, each once."""
     seen: set[bytes] = set()
     pending = []
     for index in range(len(dataset)):
         key = dataset[index].key
-        if key not in seen and not writer.done(key):
+        if key not in seen and not all(writer.done(key) for writer in writers):
             pending.append(index)
         seen.add(key)
     return pending
@@ -194,13 +194,19 @@ def _ask(
             f"the teacher {meta.teacher} was asked for {spec.draws} target(s) per row and gave "
             f"{sum(target is not None for target in targets)}; several draws come as signals.extra['draws']"
         )
-    rows = batch.rows()
     arrays = [row_arrays(target) for target in targets if target is not None]
+    for cut, positions_n in by_sequence(batch):
+        yield positions_n, [array[cut] for array in arrays]
+
+
+def by_sequence(batch: TokenBatch) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Per sequence of a batch: where its rows lie among all rows, and their positions."""
+    rows = batch.rows()
     position_N = rows.position_N.numpy()
-    ends_B = np.searchsorted(rows.sequence_N.numpy(), np.arange(len(sequences) + 1))
-    for index in range(len(sequences)):
+    ends_B = np.searchsorted(rows.sequence_N.numpy(), np.arange(len(batch.keys) + 1))
+    for index in range(len(batch.keys)):
         cut = slice(int(ends_B[index]), int(ends_B[index + 1]))
-        yield position_N[cut], [array[cut] for array in arrays]
+        yield cut, position_N[cut]
 
 
 def row_arrays(target: RowTarget) -> RowArrays:

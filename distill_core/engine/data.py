@@ -36,9 +36,12 @@ SCHEMA = pa.schema(
         pa.field("predict", pa.list_(pa.bool_()), nullable=True),
         pa.field("document", pa.string(), nullable=False),
         pa.field("key", pa.binary(16), nullable=False),
+        pa.field("weights", pa.list_(pa.float32()), nullable=True),
+        pa.field("domain", pa.string(), nullable=False),
     ]
 )
-"""``predict``: per token, whether it is to be predicted (False on a prompt); null: every token is."""
+"""``predict``: per token, whether it is to be predicted (False on a prompt); null: every token is. ``weights``: per
+token, its weight in the loss; null: 1. ``domain``: what the record says, empty if nothing."""
 
 __all__ = ["IGNORE", "SCHEMA", "TokenDataset", "TokenSequence", "collate"]
 
@@ -52,12 +55,16 @@ class TokenSequence:
         labels: int32 [T], unshifted: the token itself, or :data:`IGNORE` where it is not to be predicted.
         document: id of the document it was cut from.
         key: 16-byte content key (``distill_core.store.sequence_key``).
+        weights: float32 [T], each token's weight in the loss; None: 1.
+        domain: the record's domain, empty if it names none.
     """
 
     input_ids: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     document: str
     key: bytes
+    weights: npt.NDArray[np.float32] | None = None
+    domain: str = ""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -151,7 +158,15 @@ def _sequence(batch: pa.RecordBatch, row: int) -> TokenSequence:
         labels = np.where(mask, input_ids, np.int32(IGNORE))
     else:
         labels = input_ids
-    return TokenSequence(input_ids, labels, batch.column(2)[row].as_py(), batch.column(3)[row].as_py())
+    weights = batch.column(4)[row]
+    return TokenSequence(
+        input_ids,
+        labels,
+        document=batch.column(2)[row].as_py(),
+        key=batch.column(3)[row].as_py(),
+        weights=weights.values.to_numpy() if weights.is_valid else None,
+        domain=batch.column(5)[row].as_py(),
+    )
 
 
 def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> TokenBatch:
@@ -183,14 +198,21 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> TokenBatch:
     input_ids_BT = np.full(shape, pad_id, dtype=np.int64)
     labels_BT = np.full(shape, IGNORE, dtype=np.int64)
     attention_mask_BT = np.zeros(shape, dtype=np.int64)
+    weights_BT = None
+    if any(sequence.weights is not None for sequence in sequences):
+        weights_BT = np.ones(shape, dtype=np.float32)
     for i, sequence in enumerate(sequences):
         input_ids_BT[i, : len(sequence)] = sequence.input_ids
         labels_BT[i, : len(sequence)] = sequence.labels
         attention_mask_BT[i, : len(sequence)] = 1
+        if weights_BT is not None and sequence.weights is not None:
+            weights_BT[i, : len(sequence)] = sequence.weights
     return TokenBatch(
         input_ids_BT=torch.from_numpy(input_ids_BT),
         attention_mask_BT=torch.from_numpy(attention_mask_BT),
         labels_BT=torch.from_numpy(labels_BT),
         keys=tuple(sequence.key for sequence in sequences),
         documents=tuple(sequence.document for sequence in sequences),
+        weights_BT=None if weights_BT is None else torch.from_numpy(weights_BT),
+        domains=tuple(sequence.domain for sequence in sequences),
     )

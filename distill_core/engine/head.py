@@ -10,7 +10,7 @@ layer. Without a ``head_pass`` the model behaves exactly as before: ``generate``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_core.errors import TrainingError
+from distill_core.taps import tapped
 
 SOFTCAP_FIELDS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Config fields that hold the cap c of ``c * tanh(z / c)``."""
@@ -72,6 +73,11 @@ class HeadPass(Protocol):
     @property
     def output_attentions(self) -> bool: ...
 
+    @property
+    def taps(self) -> Collection[str]:
+        """Attention projections to collect (:mod:`distill_core.taps`); the decoded output holds them as ``taps``."""
+        ...
+
     def __call__(self, decoded: Any, weight_VD: Tensor, bias_V: Tensor | None, spec: HeadSpec) -> dict[str, Tensor]:
         """``decoded``: the decoder's output; returns a dict of tensors with ``loss``."""
         ...
@@ -93,14 +99,17 @@ def _fused_forward(
 ) -> Any:
     if head_pass is None:
         return type(model).forward(model, input_ids, *args, **kwargs)
-    decoded = decoder_of(model)(
-        input_ids=input_ids,
-        attention_mask=kwargs.get("attention_mask"),
-        output_hidden_states=head_pass.output_hidden_states,
-        output_attentions=head_pass.output_attentions,
-        use_cache=False,
-        return_dict=True,
-    )
+    decoder = decoder_of(model)
+    with tapped(decoder, head_pass.taps) as taps:
+        decoded = decoder(
+            input_ids=input_ids,
+            attention_mask=kwargs.get("attention_mask"),
+            output_hidden_states=head_pass.output_hidden_states,
+            output_attentions=head_pass.output_attentions,
+            use_cache=False,
+            return_dict=True,
+        )
+    decoded.taps = taps
     return model.get_output_embeddings()(decoded, head_pass)
 
 

@@ -10,8 +10,8 @@ states. The result is ``sum_i factor_i * sum_i`` with factors known before the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,28 @@ from distill_core.types import RowIndex, RowInfo, RowTarget, StudentView, Suppor
 
 
 @dataclass(frozen=True)
+class Head:
+    """The operands of the head for one micro-batch."""
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    spec: HeadSpec
+
+    @torch.no_grad()
+    def most_likely(self, k: int) -> Tensor:
+        """[N, k] ids of the student's k most likely tokens."""
+        return ops.linear_topk_logits(
+            self.hidden_ND.detach(),
+            self.weight_VD.detach(),
+            min(k, int(self.weight_VD.shape[0])),
+            bias=None if self.bias_V is None else self.bias_V.detach(),
+            softcap=self.spec.softcap,
+            logit_scale=self.spec.logit_scale,
+        ).ids_NK
+
+
+@dataclass(frozen=True)
 class ActiveObjective:
     """An objective with its place in this pass.
 
@@ -33,6 +55,8 @@ class ActiveObjective:
         fused: True for a row objective.
         factor: what its sum is multiplied by: weight * world size / count over all micro-batches and processes.
         needs_targets: whether it reads the teacher's sparse distribution.
+        source: whose signals it reads.
+        row_weights: says how much each row counts in it; None: all alike.
     """
 
     name: str
@@ -40,6 +64,8 @@ class ActiveObjective:
     fused: bool
     factor: float
     needs_targets: bool
+    source: str = ""
+    row_weights: Any = None
 
 
 @dataclass
@@ -48,23 +74,25 @@ class ObjectivePass:
 
     Args:
         batch: the micro-batch, on the model's device.
-        signals: the teacher's answer, on the model's device.
+        signals: the teachers' answers by source, on the model's device.
         active: the objectives, in the order of the results.
         step: optimizer step, from 0.
         total_steps: optimizer steps of the run.
         output_hidden_states: ask the decoder for all hidden states.
         output_attentions: ask the decoder for attentions.
+        taps: attention projections that free-form objectives read.
         chunk_rows: rows per chunk of the walk over the head; None: the op decides.
         metrics: filled with what free-form objectives report.
     """
 
     batch: TokenBatch
-    signals: TeacherSignals
+    signals: Mapping[str, TeacherSignals]
     active: Sequence[ActiveObjective]
     step: int
     total_steps: int
     output_hidden_states: bool = False
     output_attentions: bool = False
+    taps: Collection[str] = ()
     chunk_rows: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -90,8 +118,10 @@ class ObjectivePass:
         hidden_ND, weight_VD, bias_V = _head_operands(rows.select(hidden_BTD), weight_VD, bias_V)
         fused = [(position, one) for position, one in enumerate(self.active) if one.fused]
         views = [self._view(one) for _, one in fused]
-        ids_NU = union_of_supports([view.ids_NK for view in views if view is not None], rows.labels_N)
-        loss_fn = self._loss_function(fused, views, ids_NU, rows, sums)
+        head = Head(hidden_ND, weight_VD, bias_V, spec)
+        supports = [self._support(one, view, head) for (_, one), view in zip(fused, views, strict=True)]
+        ids_NU = union_of_supports([ids_NK for ids_NK in supports if ids_NK is not None], rows.labels_N)
+        loss_fn = self._loss_function(fused, views, supports, ids_NU, rows, sums)
         temperatures = sorted(
             {t for _, one in fused for t in temperatures_of(one.objective, self.step, self.total_steps)}
         )
@@ -112,29 +142,46 @@ class ObjectivePass:
         )
 
     def _view(self, one: ActiveObjective) -> RowTarget | None:
-        if not one.needs_targets or self.signals.target is None:
+        target = self._signals(one).target
+        if not one.needs_targets or target is None:
             return None
         view = getattr(one.objective, "view", None)
-        return self.signals.target if view is None else view(self.signals.target)
+        return target if view is None else view(target)
+
+    def _signals(self, one: ActiveObjective) -> TeacherSignals:
+        return self.signals.get(one.source, TeacherSignals())
+
+    @staticmethod
+    def _support(one: ActiveObjective, view: RowTarget | None, head: Head) -> Tensor | None:
+        """[N, K] ids that an objective reads; None where it reads none."""
+        k = getattr(one.objective, "student_support", None)
+        return (None if view is None else view.ids_NK) if k is None else head.most_likely(int(k))
 
     def _loss_function(
         self,
         fused: Sequence[tuple[int, ActiveObjective]],
         views: Sequence[RowTarget | None],
+        supports: Sequence[Tensor | None],
         ids_NU: Tensor,
         rows: RowIndex,
         sums: Tensor,
     ) -> Callable[[SupportLogits, slice], Tensor]:
         """``loss_fn(support, rows) -> [n]`` for the op: all row objectives, weighted, on one chunk."""
-        info = RowInfo(rows.labels_N, rows.sequence_N, rows.position_N, self.step, self.total_steps)
-        folds = [view is not None and not same_ids(view.ids_NK, ids_NU) for view in views]
+        info = RowInfo(
+            rows.labels_N, rows.sequence_N, rows.position_N, self.step, self.total_steps, self.batch.row_values(rows)
+        )
+        infos = [self._prepared(one, info) for _, one in fused]
+        weights = [self._row_weights(one, rows, info) for _, one in fused]
+        folded = [None if ids_NK is None or same_ids(ids_NK, ids_NU) else ids_NK for ids_NK in supports]
 
         def loss_fn(support: SupportLogits, chunk: slice) -> Tensor:
             total_n: Tensor | None = None
-            weights_n = rows.weights_N[chunk]
-            for (position, one), view, fold in zip(fused, views, folds, strict=True):
-                own = support.fold(view.ids_NK[chunk]) if fold and view is not None else support
-                values_n = one.objective.rows(own, None if view is None else view[chunk], info[chunk])
+            for (position, one), view, ids_NK, own_info, weights_N in zip(
+                fused, views, folded, infos, weights, strict=True
+            ):
+                weights_n = weights_N[chunk]
+                own = support if ids_NK is None else support.fold(ids_NK[chunk])
+                values_n = one.objective.rows(own, None if view is None else view[chunk], own_info[chunk])
                 if values_n.shape != weights_n.shape:
                     raise TrainingError(
                         f"objective {one.name} returned shape {list(values_n.shape)} for {len(weights_n)} rows; a row "
@@ -148,12 +195,44 @@ class ObjectivePass:
 
         return loss_fn
 
+    def _prepared(self, one: ActiveObjective, info: RowInfo) -> RowInfo:
+        """What an objective computes over all rows of the micro-batch, beside what the batch says of them."""
+        prepare = getattr(one.objective, "prepare", None)
+        if prepare is None:
+            return info
+        with torch.no_grad():
+            values = dict(prepare(self.batch, self._signals(one), info))
+        for name, value_N in values.items():
+            if tuple(value_N.shape) != (len(info.labels_N),):
+                raise TrainingError(
+                    f"objective {one.name}: prepare() returned {name!r} of shape {list(value_N.shape)}; expected one "
+                    f"number per row, shape [{len(info.labels_N)}]"
+                )
+        return replace(info, extra={**info.extra, **values})
+
+    @torch.no_grad()
+    def _row_weights(self, one: ActiveObjective, rows: RowIndex, info: RowInfo) -> Tensor:
+        """[N] token weights of the data, times what the objective's ``row_weights`` says."""
+        if one.row_weights is None:
+            return rows.weights_N
+        own_N = one.row_weights.weights(self.batch, self._signals(one), info)
+        if tuple(own_N.shape) != (len(rows),) or not bool((torch.isfinite(own_N) & (own_N >= 0)).all()):
+            raise TrainingError(
+                f"row_weights of objective {one.name} returned {list(own_N.shape)} numbers, smallest "
+                f"{float(own_N.min()) if own_N.numel() else 'none'}, for {len(rows)} rows; expected one finite number "
+                "from 0 per row"
+            )
+        weights_N: Tensor = rows.weights_N * own_N.to(rows.weights_N)
+        return weights_N
+
     def _free_form_term(self, one: ActiveObjective, decoded: Any, into: Tensor) -> Tensor:
         hidden_states = decoded.hidden_states if self.output_hidden_states else (decoded.last_hidden_state,)
         view = StudentView(
-            hidden_states=hidden_states, attentions=decoded.attentions if self.output_attentions else None
+            hidden_states=hidden_states,
+            attentions=decoded.attentions if self.output_attentions else None,
+            extra=decoded.taps if self.taps else {},
         )
-        term = one.objective(view, self.signals, self.batch)
+        term = one.objective(view, self._signals(one), self.batch)
         if term.total.dim() != 0:
             raise TrainingError(
                 f"objective {one.name} returned a total of shape {list(term.total.shape)}; a free-form objective "

@@ -11,7 +11,7 @@ and that is what makes gradient accumulation and data parallelism exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from distill_core.errors import TrainingError
 from distill_core.interfaces import BuildContext
 from distill_core.options import ScheduleRef
 from distill_core.plugin import Needs
+from distill_core.taps import SIGNALS as TAPS
 from distill_core.types import TeacherSignals, TokenBatch
 
 ATTACHED_NAME = "distill_objectives"
@@ -37,12 +38,16 @@ class Entry:
         objective: the plugin's object.
         needs: what it asks of the teacher.
         weight: factor at ``(step, total_steps)``.
+        source: whose signals it reads (see ``distill_core.engine.sources``).
+        row_weights: says how much each row counts; None: all alike.
     """
 
     name: str
     objective: Any
     needs: Needs
     weight: Callable[[int, int], float]
+    source: str = ""
+    row_weights: Any = None
 
     @property
     def fused(self) -> bool:
@@ -79,6 +84,11 @@ class ObjectiveSet:
                     f"objective {entry.name} is a {type(entry.objective).__name__}: expected an object with "
                     "rows(support, target, rows) or a callable (student, teacher, batch) -> LossTerm"
                 )
+            if entry.row_weights is not None and not entry.fused:
+                raise TrainingError(
+                    f"objective {entry.name} is free form: row_weights weigh the rows of a row objective; it reads the "
+                    "data's token weights alone"
+                )
             if names.count(entry.name) > 1:
                 raise TrainingError(f"two objectives are called {entry.name!r}; give them different names with `name:`")
 
@@ -92,7 +102,17 @@ class ObjectiveSet:
             name = base if reference.name or base not in taken else f"{base}-{len(entries) + 1}"
             objective = registry.build("objective", reference)
             needs = registry.needs("objective", reference)
-            entries.append(Entry(name, objective, needs, _weight(reference.weight, registry)))
+            rows = getattr(reference, "row_weights", None)
+            entries.append(
+                Entry(
+                    name,
+                    objective,
+                    needs if rows is None else _with_row_weights(needs, registry.needs("row-weight", rows)),
+                    _weight(reference.weight, registry),
+                    source=getattr(reference, "source", None) or "",
+                    row_weights=None if rows is None else registry.build("row-weight", rows),
+                )
+            )
         return cls(entries)
 
     @property
@@ -104,22 +124,31 @@ class ObjectiveSet:
         """Names of the teacher signals that some objective needs."""
         return frozenset(signal for entry in self.entries for signal in entry.needs.signals)
 
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources that some objective reads, in order."""
+        return list(dict.fromkeys(entry.source for entry in self.entries if entry.needs.signals))
+
     def wants(self, signal: str) -> bool:
         """Whether a free-form objective needs this signal, of the teacher and so of the student."""
         return any(signal in entry.needs.signals for entry in self.entries if not entry.fused)
 
-    def build(self, context: BuildContext) -> None:
-        """Call ``build(ctx)`` of those that have one."""
+    def build(self, context: BuildContext, teacher_config: Callable[[str], Any] | None = None) -> None:
+        """Call ``build(ctx)`` of those that have one; ``teacher_config`` by source, default: the context's."""
         for entry in self.entries:
-            if hasattr(entry.objective, "build"):
-                entry.objective.build(context)
+            own = context if teacher_config is None else replace(context, teacher_config=teacher_config(entry.source))
+            for part in (entry.objective, entry.row_weights):
+                if hasattr(part, "build"):
+                    part.build(own)
 
-    def needs(self, step: int, total_steps: int) -> Needs:
-        """What the teacher is asked for at this step."""
-        fused = [entry for entry in self.entries if entry.fused and "targets" in entry.needs.signals]
+    def needs(self, step: int, total_steps: int, source: str = "") -> Needs:
+        """What the teacher of a source is asked for at this step."""
+        reading = [entry for entry in self.entries if entry.source == source]
+        fused = [entry for entry in reading if entry.fused and "targets" in entry.needs.signals]
         temperatures = sorted({t for entry in fused for t in temperatures_of(entry.objective, step, total_steps)})
         kinds = [kind for kind in ("exact", "sampled") if all(kind in entry.needs.targets for entry in fused)]
-        return Needs(signals=self.signals, targets=tuple(kinds), temperatures=tuple(temperatures))
+        signals = frozenset(signal for entry in reading for signal in entry.needs.signals)
+        return Needs(signals=signals, targets=tuple(kinds), temperatures=tuple(temperatures))
 
     def counts(self, batch: TokenBatch) -> list[float]:
         """One denominator per objective for a micro-batch."""
@@ -132,7 +161,7 @@ class ObjectiveSet:
     def head_pass(
         self,
         batch: TokenBatch,
-        signals: TeacherSignals,
+        signals: Mapping[str, TeacherSignals],
         *,
         factors: Sequence[float],
         step: int,
@@ -141,7 +170,15 @@ class ObjectiveSet:
     ) -> ObjectivePass:
         """What is handed to the model's forward: all losses of one micro-batch."""
         active = [
-            ActiveObjective(entry.name, entry.objective, entry.fused, factor, "targets" in entry.needs.signals)
+            ActiveObjective(
+                entry.name,
+                entry.objective,
+                entry.fused,
+                factor,
+                "targets" in entry.needs.signals,
+                entry.source,
+                entry.row_weights,
+            )
             for entry, factor in zip(self.entries, factors, strict=True)
         ]
         return ObjectivePass(
@@ -152,14 +189,16 @@ class ObjectiveSet:
             total_steps=total_steps,
             output_hidden_states=self.wants("hidden_states"),
             output_attentions=self.wants("attentions"),
+            taps=[signal for signal in sorted(TAPS) if self.wants(signal)],
             chunk_rows=chunk_rows,
         )
 
     def step_ended(self, step: int, total_steps: int) -> None:
         """Call ``on_step_end`` of those that have one; ``step`` optimizer steps are done."""
         for entry in self.entries:
-            if hasattr(entry.objective, "on_step_end"):
-                entry.objective.on_step_end(StepContext(step, total_steps))
+            for part in (entry.objective, entry.row_weights):
+                if hasattr(part, "on_step_end"):
+                    part.on_step_end(StepContext(step, total_steps))
 
     def modules(self) -> nn.ModuleDict | None:
         """Everything with parameters as one module, so that DDP and FSDP treat it as part of the model.
@@ -234,6 +273,16 @@ def _whole(tensor: Tensor) -> Tensor:
     gather = getattr(tensor, "full_tensor", None)
     whole: Tensor = tensor if gather is None else gather()
     return whole.detach().cpu().contiguous()
+
+
+def _with_row_weights(needs: Needs, asked: Needs) -> Needs:
+    """An objective's needs with those of its row weights."""
+    if not asked.signals:
+        return needs
+    targets = needs.targets
+    if "targets" in asked.signals:
+        targets = asked.targets if "targets" not in needs.signals else tuple(t for t in targets if t in asked.targets)
+    return replace(needs, signals=needs.signals | asked.signals, targets=targets)
 
 
 def _weight(weight: float | ScheduleRef, registry: Any) -> Callable[[int, int], float]:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from distill_core import __version__
 from distill_core.config import RunConfig, TrainConfig
-from distill_core.engine.capabilities import captured_teachers
 from distill_core.engine.file_hashes import FileHashes
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
+from distill_core.engine.supply import captured_teachers
+from distill_core.engine.validate import TRAINING_PARTS
 
 if TYPE_CHECKING:
     from distill_core.engine.validate import CheckedRun
@@ -103,8 +104,8 @@ def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
         inputs = ["data:train", "student"]
         if training.eval_steps is not None:
             inputs.append("data:eval")
-        if training.teacher == "store" and any(c.name == training.store for c in config.captures):
-            inputs.append(f"capture:{training.store}")
+        if training.teacher == "store":
+            inputs += [f"capture:{c.name}" for c in config.captures if c.name in training.sources_read]
         yield stage("train", name, inputs, lambda t=training: parts.train(t))  # type: ignore[misc]
     trained = [f"train:{name}" for name in trainings]
     yield stage("evaluate", "", ["data:eval", *trained], parts.evaluate)
@@ -153,13 +154,19 @@ class PartsOf:
         unread = {"none": {"store", "vocabulary", "sparse"}, "store": {"sparse"}, "live": {"store"}}[training.teacher]
         if training.eval_steps is None:
             unread |= {"eval_sequences"}
-        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives"})
+        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives", *TRAINING_PARTS})
         parts: Parts = {**dict(flat("train", options)), **self._seed(), **_code()}
         parts.update(flat("student", self.config.student.model_dump(mode="json", exclude={"init"})))
+        for field in TRAINING_PARTS:
+            if getattr(training, field) is not None:
+                parts.update(self._component(self._part_at(training, field)))
         at = self._objectives_at(training)
         for index, ref in enumerate(training.objectives):
             weight = ref.weight if isinstance(ref.weight, int | float) else ref.weight.model_dump(mode="json")
             parts.update(flat(f"{path_text(at)}[{index}].weight", weight))
+            parts[f"{path_text(at)}[{index}].source"] = ref.source
+            if ref.row_weights is not None:
+                parts.update(self._component((*at, index, "row_weights")))
             parts.update(self._component((*at, index)))
         if training.teacher == "live":
             parts.update(self._teachers())
@@ -182,6 +189,12 @@ class PartsOf:
             if overrides.objectives is not None and overrides.objectives is training.objectives:
                 return ("compare", name, "objectives")
         return ("train", "objectives")
+
+    def _part_at(self, training: TrainConfig, field: str) -> Location:
+        for name, overrides in self.config.compare.items():
+            if getattr(overrides, field) is not None and getattr(overrides, field) is getattr(training, field):
+                return ("compare", name, field)
+        return ("train", field)
 
     def _seed(self) -> Parts:
         return {"seed": self.config.seed}

@@ -139,7 +139,7 @@ def prepare_data(
     return TokenDataset.open(directory)
 
 
-Row = tuple["np.ndarray[Any, np.dtype[np.int32]]", "list[bool] | None", str, bytes]
+Row = tuple["np.ndarray[Any, np.dtype[np.int32]]", "list[bool] | None", str, bytes, "list[float] | None", str]
 
 
 def _rows(
@@ -155,6 +155,7 @@ def _rows(
 
     for document, record in filtered_records(source, filters, funnel):
         cut = cut_record(record, tokenizer=tokenizer, data=data, document=document)
+        domain = "" if record.get("domain") is None else str(record["domain"])
         funnel.dropped.update(cut.dropped)
         for piece in cut.pieces:
             if document_limit is not None and funnel.documents.get(document, 0) >= document_limit:
@@ -165,7 +166,7 @@ def _rows(
             funnel.tokens += len(input_ids)
             funnel.predicted_tokens += len(input_ids) - 1 if piece.predict is None else sum(piece.predict[1:])
             funnel.documents[document] = funnel.documents.get(document, 0) + 1
-            yield input_ids, piece.predict, document, sequence_key(input_ids)
+            yield input_ids, piece.predict, document, sequence_key(input_ids), piece.weights, domain
             if limit is not None and funnel.sequences >= limit:
                 return
 

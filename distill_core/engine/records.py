@@ -1,7 +1,11 @@
-"""From a record to token sequences: text is cut, prompts are masked, messages go through the chat template."""
+"""From a record to token sequences: text is cut, prompts are masked, messages go through the chat template.
+
+A record may carry ``weight``, a number: the weight of all its tokens in the loss.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,15 +15,25 @@ from distill_core.errors import DataError
 if TYPE_CHECKING:
     from distill_core.config import DataConfig
 
-FORMS = "`text`, `prompt` and `completion`, or `messages`"
+FORMS = "`text`, `prompt` and `completion`, `parts`, or `messages`"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One sequence: its ids, and which of them are to be predicted (None: all)."""
+    """One sequence: its ids, which of them are to be predicted (None: all), and their weights (None: 1)."""
 
     input_ids: list[int]
     predict: list[bool] | None = None
+    weights: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a sequence: its ids, whether they are predicted, their weight in the loss."""
+
+    ids: list[int]
+    predict: bool
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,27 +54,65 @@ def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: DataConfig, d
 
     A ``text`` longer than a sequence becomes consecutive sequences, each starting at position 0. The prompt of
     ``prompt`` + ``completion`` and everything but the assistant's answers in ``messages`` is not predicted, and such
-    a record is one sequence: its end may be cut, its prompt never.
+    a record is one sequence: its end may be cut, its prompt never. ``parts`` says it stretch by stretch:
+    ``[{"text": ..., "predict": true, "weight": 1.0}, ...]``, each encoded by itself, EOS after the last one.
 
     Raises:
         DataError: a field of the wrong type, no known form, or a record too long for what ``overlong`` allows.
     """
+    weight = _weight(record, document)
     if "messages" in record:
-        return _masked(_message_parts(record, tokenizer, document), tokenizer, data, document)
+        return _masked(_message_parts(record, tokenizer, document, weight), tokenizer, data, document)
+    if "parts" in record:
+        return _masked(_own_parts(record, tokenizer, document, weight), tokenizer, data, document)
     if "prompt" in record and "completion" in record:
         prompt, completion = _text(record, "prompt", document), _text(record, "completion", document)
-        parts = [(_encode(tokenizer, prompt), False), (_with_eos(_encode(tokenizer, completion), tokenizer), True)]
+        answer = _with_eos(_encode(tokenizer, completion), tokenizer)
+        parts = [Part(_encode(tokenizer, prompt), False), Part(answer, True, weight)]
         return _masked(parts, tokenizer, data, document)
     if "text" in record:
-        return _plain(_encode(tokenizer, _text(record, "text", document)), tokenizer, data, document)
+        cut = _plain(_encode(tokenizer, _text(record, "text", document)), tokenizer, data, document)
+        if weight == 1:
+            return cut
+        return CutRecord([Piece(p.input_ids, None, [weight] * len(p.input_ids)) for p in cut.pieces], cut.dropped)
     raise DataError(f"document {document}: a record needs {FORMS}; received the fields {sorted(record)}")
 
 
 def _text(record: Mapping[str, Any], field: str, document: str) -> str:
-    value = record[field]
+    value = record.get(field)
     if not isinstance(value, str):
         raise DataError(f"document {document}: `{field}` must be a string, received {type(value).__name__}")
     return value
+
+
+def _weight(record: Mapping[str, Any], document: str) -> float:
+    weight = record.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise DataError(f"document {document}: `weight` must be a number from 0, received {weight!r}")
+    return float(weight)
+
+
+def _own_parts(record: Mapping[str, Any], tokenizer: Any, document: str, weight: float) -> list[Part]:
+    """``parts`` of a record; the record's own weight multiplies theirs."""
+    given = record["parts"]
+    if not isinstance(given, list) or not given or not all(isinstance(part, Mapping) for part in given):
+        raise DataError(
+            f"document {document}: `parts` must be a list of {{text, predict, weight}}, received {str(given)[:80]}"
+        )
+    parts = []
+    for index, part in enumerate(given):
+        unknown = sorted(set(part) - {"text", "predict", "weight"})
+        if unknown or not isinstance(part.get("predict", True), bool):
+            raise DataError(
+                f"document {document}: parts[{index}] takes text, predict (true or false) and weight, received "
+                f"{dict(part)!r:.120}"
+            )
+        ids = _encode(tokenizer, _text(part, "text", f"{document}, parts[{index}]"))
+        predict = part.get("predict", True)
+        if predict and index == len(given) - 1:
+            ids = _with_eos(ids, tokenizer)
+        parts.append(Part(ids, predict, weight * _weight(part, f"{document}, parts[{index}]")))
+    return parts
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
@@ -100,16 +152,17 @@ def _plain(ids: list[int], tokenizer: Any, data: DataConfig, document: str) -> C
     return CutRecord(pieces, dropped)
 
 
-def _masked(parts: list[tuple[list[int], bool]], tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
-    """One sequence of parts that are predicted (True) or not."""
+def _masked(parts: list[Part], tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+    """One sequence of parts that are predicted or not."""
     length = data.sequence_length_tokens
     prefix = bos_prefix(tokenizer, data)
-    if prefix and parts and parts[0][0][:1] == prefix:
+    if prefix and parts and parts[0].ids[:1] == prefix:
         prefix = []  # the chat template has already written it
-    input_ids, predict = list(prefix), [False] * len(prefix)
-    for ids, predicted in parts:
-        input_ids += ids
-        predict += [predicted] * len(ids)
+    input_ids, predict, weights = list(prefix), [False] * len(prefix), [1.0] * len(prefix)
+    for part in parts:
+        input_ids += part.ids
+        predict += [part.predict] * len(part.ids)
+        weights += [part.weight] * len(part.ids)
     dropped = []
     if len(input_ids) > length:
         if data.overlong == "error":
@@ -120,11 +173,11 @@ def _masked(parts: list[tuple[list[int], bool]], tokenizer: Any, data: DataConfi
                 f"document {document}: the prompt alone has {prompt} tokens, data.sequence_length_tokens is {length}: "
                 "a prompt is never cut; raise the length or drop the record"
             )
-        input_ids, predict = input_ids[:length], predict[:length]
+        input_ids, predict, weights = input_ids[:length], predict[:length], weights[:length]
         dropped.append("end of a completion")
     if not any(predict[1:]):
         return CutRecord([], ["nothing to predict"])
-    return CutRecord([Piece(input_ids, predict)], dropped)
+    return CutRecord([Piece(input_ids, predict, weights if any(w != 1 for w in weights) else None)], dropped)
 
 
 def _refuse(document: str, tokens: int, data: DataConfig) -> None:
@@ -134,7 +187,7 @@ def _refuse(document: str, tokens: int, data: DataConfig) -> None:
     )
 
 
-def _message_parts(record: Mapping[str, Any], tokenizer: Any, document: str) -> list[tuple[list[int], bool]]:
+def _message_parts(record: Mapping[str, Any], tokenizer: Any, document: str, weight: float) -> list[Part]:
     """Alternating unpredicted and predicted parts of a conversation, by growing the rendered prefix."""
     messages = record["messages"]
     if not isinstance(messages, list) or not all(
@@ -157,7 +210,7 @@ def _message_parts(record: Mapping[str, Any], tokenizer: Any, document: str) -> 
         text = tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=answer_follows)
         return str(text)
 
-    parts: list[tuple[list[int], bool]] = []
+    parts: list[Part] = []
     written = ""
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
@@ -170,6 +223,6 @@ def _message_parts(record: Mapping[str, Any], tokenizer: Any, document: str) -> 
                     f"document {document}: the chat template rewrites earlier turns, so the assistant's answers cannot "
                     "be told from the prompt; give `prompt` and `completion`"
                 )
-            parts.append((_encode(tokenizer, text[len(written) :]), predicted))
+            parts.append(Part(_encode(tokenizer, text[len(written) :]), predicted, weight))
             written = text
     return parts

@@ -11,7 +11,7 @@ from distill_core.engine.context import RunContext
 from distill_core.engine.manifest import clear
 from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
-from distill_core.errors import DataError, DistillError, StoreError, TrainingError
+from distill_core.errors import DataError, StoreError, TrainingError
 
 Notes = dict[str, Any]
 """What a stage says about itself, for its manifest."""
@@ -113,67 +113,69 @@ def student(context: RunContext, stage: Stage) -> Notes:
 
 
 def capture(context: RunContext, stage: Stage) -> Notes:
-    from distill_core.engine.capabilities import captured_teachers
     from distill_core.engine.capture import capture as capture_signals
     from distill_core.engine.data import TokenDataset
+    from distill_core.engine.joint_capture import capture_jointly
+    from distill_core.engine.supply import captured_teachers
 
     config = next(one for one in context.config.captures if one.name == stage.item)
     if stage.name in context.damaged:
         _remove_damaged_shards(context, stage)
-    names = captured_teachers(config, context.config)
-    if len(names) != 1:
-        raise DistillError(
-            f"capture {config.name}: {len(names)} teachers ({', '.join(names)}) cannot be captured together by this "
-            "version; give each teacher a capture of its own"
-        )
-    teacher, sentence = context.understood(context.teacher(names[0]), policy=_policy_of_readers(context, config.name))
-    capture_signals(
-        teacher,
-        TokenDataset.open(context.path("data:train")),
-        config,
-        context.path(stage.name),
-        seed=context.config.seed,
-        progress=context.progress,
-    )
-    return {"teacher": teacher.identity(), "vocabulary": sentence, **_kernels()}
+    policy = _policy_of_readers(context, config.name)
+    teachers, sentences = {}, []
+    for name in captured_teachers(config, context.config):
+        teachers[name], sentence = context.understood(context.teacher(name), policy=policy)
+        sentences.append(sentence)
+    dataset, directory = TokenDataset.open(context.path("data:train")), context.path(stage.name)
+    if config.joint:
+        capture_jointly(teachers, dataset, config, directory, progress=context.progress)
+    else:
+        (teacher,) = teachers.values()
+        capture_signals(teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress)
+    identity = ", ".join(teacher.identity() for teacher in teachers.values())
+    return {"teacher": identity, "vocabulary": "; ".join(dict.fromkeys(sentences)), **_kernels()}
 
 
 def _remove_damaged_shards(context: RunContext, stage: Stage) -> None:
     """What is left of the store is right; one whose description is damaged starts over."""
     from distill_core.store import verify_store
 
-    directory = context.path(stage.name)
-    try:
-        problems = verify_store(directory, remove_damaged=True)
-    except StoreError as error:
-        problems = [f"{error}: the capture starts over"]
-        clear(directory)
-    for problem in problems:
-        context.progress.say(f"{stage.name}: {problem}")
+    for directory in store_directories(context, stage.item):
+        try:
+            problems = verify_store(directory, remove_damaged=True)
+        except StoreError as error:
+            problems = [f"{error}: the capture starts over"]
+            clear(directory)
+        for problem in problems:
+            context.progress.say(f"{stage.name}: {problem}")
+
+
+def store_directories(context: RunContext, name: str) -> list[Path]:
+    """The stores of a capture: one, or one per teacher where they were captured together."""
+    from distill_core.engine.supply import captured_teachers
+
+    config = next(one for one in context.config.captures if one.name == name)
+    directory = context.path(f"capture:{name}")
+    return (
+        [directory / teacher for teacher in captured_teachers(config, context.config)] if config.joint else [directory]
+    )
 
 
 def _policy_of_readers(context: RunContext, store: str) -> Any:
     """What the trainings that read a capture say about vocabularies; the strictest where they differ."""
-    readers = [t.vocabulary for t in context.config.trainings().values() if t.teacher == "store" and t.store == store]
+    readers = [
+        t.vocabulary for t in context.config.trainings().values() if t.teacher == "store" and store in t.sources_read
+    ]
     return readers[0] if len(set(readers)) == 1 else "error"
 
 
 def train(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.data import TokenDataset
     from distill_core.engine.training import train as train_student
+    from distill_core.engine.training_teachers import teachers_of
 
     config = context.config.trainings()[stage.item]
-    teacher = eval_teacher = None
-    if config.teacher == "live":
-        teacher = context.teacher()
-    elif config.teacher == "store" and f"capture:{config.store}" in stage.inputs:
-        from distill_core.engine.stored import StoredSignals
-
-        teacher = StoredSignals(context.path(f"capture:{config.store}"))
-        if config.eval_steps is not None:
-            # The store holds the training sequences only; held-out ones need the model itself.
-            eval_teacher = context.teacher()
-
+    chosen = teachers_of(context, config)
     # A store has no tokenizer; to truncate, the teacher's own says which ids are common.
     truncates = config.vocabulary == "truncate" and config.teacher == "store"
     offered = getattr(context.teacher(), "tokenizer", None) if truncates else None
@@ -188,13 +190,15 @@ def train(context: RunContext, stage: Stage) -> Notes:
         train_data=TokenDataset.open(context.path("data:train")),
         eval_data=TokenDataset.open(context.path("data:eval")) if "data:eval" in stage.inputs else None,
         config=config,
-        teacher=teacher,
+        teacher=chosen.own,
         directory=context.path(stage.name),
         seed=context.config.seed,
         registry=context.registry,
         progress=context.progress,
         on_step=on_step,
-        eval_teacher=eval_teacher,
+        eval_teacher=chosen.own_held_out,
+        named_teachers=chosen.named,
+        named_eval_teachers=chosen.named_held_out,
         teacher_tokenizer=offered() if callable(offered) else None,
     )
     if not (context.path(stage.name) / "model" / "config.json").is_file():

@@ -48,7 +48,7 @@ def ask_teacher(
         target=None if signals.target is None else _detached(signals.target).to(device),
         hidden_states=_moved(signals.hidden_states, device),
         attentions=_moved(signals.attentions, device),
-        extra=signals.extra,
+        extra={name: _placed(value, device) for name, value in signals.extra.items()},
     )
 
 
@@ -58,6 +58,14 @@ def choose_draw(teacher: Any, epoch: int) -> None:
     draws = getattr(getattr(store, "meta", None), "draws", 1)
     if draws > 1:
         store.draw = epoch % draws
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device)
+    if isinstance(value, tuple) and value and all(isinstance(one, Tensor) for one in value):
+        return _moved(value, device)
+    return value
 
 
 def _moved(tensors: tuple[Tensor, ...] | None, device: torch.device) -> tuple[Tensor, ...] | None:
@@ -71,12 +79,9 @@ def _detached(target: RowTarget) -> RowTarget:
 
 
 def _check_complete(signals: TeacherSignals, needs: Needs, teacher: Teacher, rows: int) -> None:
-    for signal, value in (
-        ("targets", signals.target),
-        ("hidden_states", signals.hidden_states),
-        ("attentions", signals.attentions),
-    ):
-        if signal in needs.signals and value is None:
+    given = {"targets": signals.target, "hidden_states": signals.hidden_states, "attentions": signals.attentions}
+    for signal in sorted(needs.signals):
+        if given.get(signal, signals.extra.get(signal)) is None:
             raise SignalError(f"teacher {teacher.identity()} was asked for {signal} and gave none")
     if signals.target is not None and len(signals.target) != rows:
         raise SignalError(

@@ -21,16 +21,18 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from distill_core.engine import checkpoints
+from distill_core.engine.companions import Companions
 from distill_core.engine.metrics_file import MetricsFile
 from distill_core.engine.microbatches import MicroBatches
 from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
 from distill_core.engine.progress import Task
-from distill_core.engine.teacher_answers import ask_teacher, choose_draw
+from distill_core.engine.sources import Sources
 from distill_core.errors import TrainingError
-from distill_core.interfaces import Teacher
+from distill_core.interfaces import Rollout
 from distill_core.types import SparseSpec, TokenBatch
 
 OBJECTIVE_STATE_FILE = "objectives.pt"
+COMPANION_STATE_FILE = "companions.pt"
 
 
 @dataclass
@@ -68,12 +70,12 @@ class HeldOut:
 
     Args:
         batches: held-out micro-batches, on the CPU, the same in every process.
-        teacher: who answers for them; None where no objective needs a teacher.
+        sources: who answers for them.
         every_steps: how often.
     """
 
     batches: Sequence[TokenBatch]
-    teacher: Teacher | None
+    sources: Sources
     every_steps: int
 
 
@@ -115,11 +117,16 @@ class DistillTrainer(Trainer):
         args: Transformers' arguments; ``max_steps`` is the length of the run.
         micro_batches: what this process sees.
         objectives: built objectives.
-        teacher: answers for the training batches; None where no objective needs one.
+        sources: who answers for the training batches.
         sparse: how a live teacher's answer is made sparse, given the temperatures asked for and the step.
         recording: where traces go.
         held_out: what is evaluated while training, or None.
         chunk_rows: rows per chunk of the walk over the head; None: the op decides.
+        rollout: makes the sequences of each step from those of the data; None: the data's own.
+        companions: what has a state beside the student's.
+
+    Raises:
+        TrainingError: a rollout under FSDP, or an objective that FSDP cannot shard.
     """
 
     def __init__(
@@ -129,19 +136,23 @@ class DistillTrainer(Trainer):
         *,
         micro_batches: MicroBatches,
         objectives: ObjectiveSet,
-        teacher: Teacher | None,
+        sources: Sources,
         sparse: Callable[[tuple[float, ...], int], SparseSpec],
         recording: Recording,
         held_out: HeldOut | None = None,
         chunk_rows: int | None = None,
+        rollout: Rollout | None = None,
+        companions: Companions | None = None,
     ) -> None:
         self.micro_batches = micro_batches
         self.objectives = objectives
-        self.teacher = teacher
+        self.sources = sources
         self.sparse = sparse
         self.recording = recording
         self.held_out = held_out
         self.chunk_rows = chunk_rows
+        self.rollout = rollout
+        self.companions = Companions({}) if companions is None else companions
         self._staging: Path | None = None
         self._totals: StepTotals
         super().__init__(
@@ -156,6 +167,10 @@ class DistillTrainer(Trainer):
         self.add_callback(OwnSaveSteps())
         if self.is_fsdp_enabled:
             objectives.refuse_plain_parameters()
+            if rollout is not None:
+                raise TrainingError(
+                    "train.rollout writes text with the student, whose weights FSDP has sharded: train with DDP"
+                )
 
     # Data and denominators ----------------------------------------------------------------------------------------
 
@@ -170,6 +185,8 @@ class DistillTrainer(Trainer):
         started_s = time.perf_counter()
         samples = [next(epoch_iterator) for _ in range(num_batches)]
         batches: list[TokenBatch] = [sample["batch"] for sample in samples]
+        if self.rollout is not None:
+            batches = self._rolled_out(self.rollout, batches)
         per_batch = [[*self.objectives.counts(batch), float(batch.attention_mask_BT.sum())] for batch in batches]
         local = torch.tensor(per_batch, dtype=torch.float64).sum(dim=0)
         *counts, tokens = self._summed(local).tolist()
@@ -181,8 +198,25 @@ class DistillTrainer(Trainer):
         world_size = self.accelerator.num_processes
         factors = tuple(w * world_size / c if c else 0.0 for w, c in zip(weights, counts, strict=True))
         for position, sample in enumerate(samples):
-            sample.update(factors=factors, last=position == len(samples) - 1)
+            sample.update(batch=batches[position], factors=factors, last=position == len(samples) - 1)
         return samples, None
+
+    @torch.no_grad()
+    def _rolled_out(self, rollout: Rollout, batches: list[TokenBatch]) -> list[TokenBatch]:
+        """The micro-batches that the rollout makes of the data's; the student writes in eval mode."""
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        was_training = model.training
+        model.eval()
+        try:
+            made = list(rollout.batches(self.state.global_step, batches))
+        finally:
+            model.train(was_training)
+        if len(made) != len(batches):
+            raise TrainingError(
+                f"the rollout {type(rollout).__name__} made {len(made)} micro-batches of {len(batches)}: a step has as "
+                "many as the data gave"
+            )
+        return made
 
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over processes."""
@@ -197,18 +231,18 @@ class DistillTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This process's share of the step's loss, times the number of processes."""
-        choose_draw(self.teacher, self.micro_batches.epoch_of(self.state.global_step))
-        output = self._forward(model, inputs["batch"], self.teacher, inputs["factors"])
+        self.sources.choose_draw(self.micro_batches.epoch_of(self.state.global_step))
+        output = self._forward(model, inputs["batch"], self.sources, inputs["factors"])
         self._totals.sums += output["sums"]
         return (output["loss"], output) if return_outputs else output["loss"]
 
     def _forward(
-        self, model: nn.Module, batch: TokenBatch, teacher: Teacher | None, factors: Sequence[float]
+        self, model: nn.Module, batch: TokenBatch, sources: Sources, factors: Sequence[float]
     ) -> dict[str, Tensor]:
         step, total_steps = min(self.state.global_step, self.state.max_steps - 1), self.state.max_steps
-        needs = self.objectives.needs(step, total_steps)
-        sparse = self.sparse(needs.temperatures or (1.0,), step) if "targets" in needs.signals else None
-        signals = ask_teacher(teacher, batch, needs, sparse, self.args.device)
+        signals = sources.ask(
+            batch, self.objectives, sparse=self.sparse, step=step, total_steps=total_steps, device=self.args.device
+        )
         on_device = batch.to(self.args.device)
         head_pass = self.objectives.head_pass(
             on_device, signals, factors=factors, step=step, total_steps=total_steps, chunk_rows=self.chunk_rows
@@ -264,6 +298,7 @@ class DistillTrainer(Trainer):
         if totals.reported:
             line["reported"] = totals.reported
         self.objectives.step_ended(step, self.state.max_steps)
+        self.companions.step_ended(step, self.state.max_steps)
         held_out = self.held_out
         if held_out is not None and (step % held_out.every_steps == 0 or step == self.state.max_steps):
             line.update(self.evaluate_held_out(held_out))
@@ -287,7 +322,7 @@ class DistillTrainer(Trainer):
         counts = [sum(values) for values in zip(*map(self.objectives.counts, held_out.batches), strict=True)]
         sums = torch.zeros(len(counts), dtype=torch.float64)
         for batch in held_out.batches:
-            sums += self._forward(model, batch, held_out.teacher, [0.0] * len(counts))["sums"].cpu()
+            sums += self._forward(model, batch, held_out.sources, [0.0] * len(counts))["sums"].cpu()
         model.train(was_training)
         step = min(self.state.global_step, self.state.max_steps - 1)
         totals = StepTotals(sums, counts, self.objectives.weights(step, self.state.max_steps), 0, 0.0)
@@ -314,6 +349,7 @@ class DistillTrainer(Trainer):
             staged, self._staging = self._staging / f"{checkpoints.CHECKPOINT_PREFIX}{step}", None
         if self.is_world_process_zero():
             torch.save(self._objective_state(), staged / OBJECTIVE_STATE_FILE)
+            torch.save(self.companions.state_dict(), staged / COMPANION_STATE_FILE)
             (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
@@ -336,6 +372,8 @@ class DistillTrainer(Trainer):
         state = torch.load(Path(resume_from_checkpoint) / OBJECTIVE_STATE_FILE, weights_only=True, map_location="cpu")
         kept = self._objective_state().keys()
         self.objectives.load_state_dict(state, only=kept)
+        path = Path(resume_from_checkpoint) / COMPANION_STATE_FILE
+        self.companions.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The student alone: objective modules are saved beside it."""

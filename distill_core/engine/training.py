@@ -19,6 +19,7 @@ from transformers import TrainingArguments, set_seed
 
 from distill_core.config import StudentConfig, TrainConfig
 from distill_core.engine import checkpoints
+from distill_core.engine.companions import Companions
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.export import base_model, export_student
 from distill_core.engine.head import install_fused_head
@@ -26,6 +27,7 @@ from distill_core.engine.metrics_file import MetricsFile
 from distill_core.engine.microbatches import MicroBatches, steps_of
 from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
 from distill_core.engine.progress import Progress
+from distill_core.engine.sources import OWN, Sources
 from distill_core.engine.student import load_student, without_progress_bars
 from distill_core.engine.trainer import DistillTrainer, HeldOut, Recording
 from distill_core.engine.vocabulary import with_vocabulary
@@ -74,6 +76,8 @@ def train(
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
     eval_teacher: Teacher | None = None,
     teacher_tokenizer: Any = None,
+    named_teachers: Mapping[str, Teacher] | None = None,
+    named_eval_teachers: Mapping[str, Teacher] | None = None,
 ) -> TrainResult:
     """Train a student; the same call again resumes at the last whole checkpoint, with bit-identical losses.
 
@@ -94,6 +98,8 @@ def train(
         on_step: told ``(step, metrics)`` after each step, in the main process.
         eval_teacher: answers for held-out batches; default: ``teacher``.
         teacher_tokenizer: read by ``vocabulary: truncate`` where the teacher (a store) brings none.
+        named_teachers: further ones, by the ``source`` that objectives name.
+        named_eval_teachers: the same for held-out batches; default: ``named_teachers``.
 
     Raises:
         TrainingError: an unsupported head, values that are not finite, a checkpoint of another run.
@@ -108,16 +114,33 @@ def train(
     main = arguments.process_index == 0
     progress = progress if main else Progress(quiet=True)
     model = load_student(student_dir, student)
-    objectives = _prepare(model, config, registry, teacher, total_steps, seed)
-    vocabulary = None
-    if objectives.signals:
-        rows = int(base_model(model).get_output_embeddings().weight.shape[0])
-        reads = partial(with_vocabulary, tokenizer=tokenizer, student_rows=rows, policy=config.vocabulary)
-        if teacher is not None:
-            teacher, vocabulary = reads(teacher, teacher_tokenizer=teacher_tokenizer)
-            progress.say(vocabulary)
-        if eval_teacher is not None:
-            eval_teacher, _ = reads(eval_teacher)
+    objectives = _prepare(model, config, registry)
+    rollout = None if config.rollout is None else registry.build("rollout", config.rollout)
+    named = dict(named_teachers or {})
+    companions = Companions({"teacher": teacher, **named, "rollout": rollout})
+    context = BuildContext(
+        student=base_model(model),
+        teacher_config=Sources(teacher).config(OWN),
+        total_steps=total_steps,
+        seed=seed,
+        build=lambda kind, reference: registry.build(kind, reference),
+        tokenizer=tokenizer,
+        teacher=teacher if config.teacher == "live" else None,
+        directory=directory,
+        rank=arguments.process_index,
+        world_size=arguments.world_size,
+    )
+    companions.build(context)
+    _build_objectives(model, objectives, context, Sources(teacher, named))
+    rows = int(base_model(model).get_output_embeddings().weight.shape[0])
+    reads = partial(with_vocabulary, tokenizer=tokenizer, student_rows=rows, policy=config.vocabulary)
+    sources, vocabulary = Sources(teacher, named).understood(
+        objectives.sources, lambda one: reads(one, teacher_tokenizer=teacher_tokenizer if one is teacher else None)
+    )
+    if vocabulary is not None:
+        progress.say(vocabulary)
+    held_out_named = named if named_eval_teachers is None else named_eval_teachers
+    held_out_sources, _ = Sources(eval_teacher or teacher, held_out_named).understood(objectives.sources, reads)
     identity = _identity(config, student, seed, per_step, total_steps, train_data)
     root = directory / "checkpoints"
     root.mkdir(exist_ok=True)
@@ -133,7 +156,7 @@ def train(
             arguments,
             micro_batches=_micro_batches(config, train_data, arguments, tokenizer),
             objectives=objectives,
-            teacher=teacher,
+            sources=sources,
             sparse=lambda temperatures, step: _sparse(config, temperatures, seed + step),
             recording=Recording(
                 metrics=metrics,
@@ -144,8 +167,10 @@ def train(
                 track_every_steps=config.log_steps if config.trackers else None,
                 on_step=on_step,
             ),
-            held_out=_held_out(config, eval_data, eval_teacher or teacher, tokenizer),
+            held_out=_held_out(config, eval_data, held_out_sources, tokenizer),
             chunk_rows=config.chunk_rows,
+            rollout=rollout,
+            companions=companions,
         )
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume.path))
         export_student(trainer, objectives, tokenizer, directory)
@@ -169,15 +194,13 @@ def _micro_batches(
     )
 
 
-def _held_out(
-    config: TrainConfig, data: TokenDataset | None, teacher: Teacher | None, tokenizer: Any
-) -> HeldOut | None:
+def _held_out(config: TrainConfig, data: TokenDataset | None, sources: Sources, tokenizer: Any) -> HeldOut | None:
     """The first sequences of the held-out set, in batches, if they are looked at while training."""
     if data is None or len(data) == 0 or config.eval_steps is None:
         return None
     chosen = range(min(len(data), config.eval_sequences))
     batches = list(data.batches(config.batch_sequences, chosen, pad_id=_pad_id(tokenizer)))
-    return HeldOut(batches, teacher, config.eval_steps)
+    return HeldOut(batches, sources, config.eval_steps)
 
 
 def _pad_id(tokenizer: Any) -> int:
@@ -185,10 +208,8 @@ def _pad_id(tokenizer: Any) -> int:
     return getattr(tokenizer, "pad_token_id", None) or 0
 
 
-def _prepare(
-    model: Any, config: TrainConfig, registry: Any, teacher: Teacher | None, total_steps: int, seed: int
-) -> ObjectiveSet:
-    """Objectives built, fused head in place, what is frozen frozen; objective modules ride on the model."""
+def _prepare(model: Any, config: TrainConfig, registry: Any) -> ObjectiveSet:
+    """The objectives of the run file, not yet built; fused head in place, what is frozen frozen."""
     base = base_model(model)
     objectives = ObjectiveSet.from_config(config.objectives, registry)
     if objectives.wants("attentions"):
@@ -203,20 +224,15 @@ def _prepare(
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if base is not model:
             base.enable_input_require_grads()
-    teacher_model = getattr(teacher, "model", None)
-    objectives.build(
-        BuildContext(
-            student=base,
-            teacher_config=getattr(teacher_model, "config", None),
-            total_steps=total_steps,
-            seed=seed,
-            build=lambda kind, reference: registry.build(kind, reference),
-        )
-    )
+    return objectives
+
+
+def _build_objectives(model: Any, objectives: ObjectiveSet, context: BuildContext, sources: Sources) -> None:
+    """Objective modules ride on the model."""
+    objectives.build(context, sources.config)
     modules = objectives.modules()
     if modules is not None:
         setattr(model, ATTACHED_NAME, modules)
-    return objectives
 
 
 def _arguments(config: TrainConfig, directory: Path, seed: int) -> TrainingArguments:
@@ -266,6 +282,8 @@ def _identity(
     for sequence in data:
         hasher.update(sequence.key)
         hasher.update(sequence.labels.tobytes())
+        if sequence.weights is not None:
+            hasher.update(sequence.weights.tobytes())
     return {
         "train": config.model_dump(mode="json", exclude=bystanders | split),
         "student": student.model_dump(mode="json"),

@@ -90,6 +90,10 @@ def _line(raw: RawRunFile, location: Location) -> int:
     return known[0] if known else 0
 
 
+TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator"}
+"""Fields of a training that name a component, and its kind."""
+
+
 def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]]:
     """Every component the config names: place, kind, reference. Schedules inside options come with their owners."""
     if config.teacher is not None:
@@ -103,9 +107,15 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
             yield ("data", split, "filters", index), "filter", ref
     if config.synthesize is not None:
         yield ("synthesize",), "synthesizer", config.synthesize
+    for field in ("rollout", "aggregate"):
+        if (ref := getattr(config.train, field)) is not None:
+            yield ("train", field), TRAINING_PARTS[field], ref
     for index, objective in enumerate(config.train.objectives):
         yield from _objective(("train", "objectives", index), objective)
     for name, overrides in config.compare.items():
+        for field in ("rollout", "aggregate"):
+            if (ref := getattr(overrides, field)) is not None:
+                yield ("compare", name, field), TRAINING_PARTS[field], ref
         for index, objective in enumerate(overrides.objectives or ()):
             yield from _objective(("compare", name, "objectives", index), objective)
     for index, ref in enumerate(config.evaluate.evaluators):
@@ -114,6 +124,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
 
 def _objective(at: Location, ref: ObjectiveRef) -> Iterator[tuple[Location, str, ComponentRef]]:
     yield at, "objective", ref
+    if ref.row_weights is not None:
+        yield (*at, "row_weights"), "row-weight", ref.row_weights
     if isinstance(ref.weight, ScheduleRef):
         yield (*at, "weight"), "schedule", _as_component(ref.weight)
 
@@ -128,8 +140,12 @@ _PLACES = (
     (("data", "*", "source"), "source"),
     (("data", "*", "filters", "*"), "filter"),
     (("synthesize",), "synthesizer"),
+    *((("train", field), kind) for field, kind in TRAINING_PARTS.items()),
+    *((("compare", "*", field), kind) for field, kind in TRAINING_PARTS.items()),
     (("train", "objectives", "*"), "objective"),
     (("compare", "*", "objectives", "*"), "objective"),
+    (("train", "objectives", "*", "row_weights"), "row-weight"),
+    (("compare", "*", "objectives", "*", "row_weights"), "row-weight"),
     (("evaluate", "evaluators", "*"), "evaluator"),
 )
 
@@ -139,7 +155,7 @@ def references_in(data: Any) -> Iterator[tuple[Location, str, ComponentRef]]:
     for pattern, kind in _PLACES:
         for location, value in _matching(data, pattern, ()):
             if isinstance(value, dict) and isinstance(value.get("use"), str):
-                own = ("use", "name", "weight") if kind == "objective" else ("use",)
+                own = ("use", "name", "weight", "source", "row_weights") if kind == "objective" else ("use",)
                 options = {str(key): option for key, option in value.items() if key not in own}
                 yield location, kind, ComponentRef(use=value["use"], **options)
 

@@ -109,6 +109,18 @@ def test_a_finished_file_is_not_measured_again(tmp_path) -> None:
     assert gradient_quality.run(options)["measurements"] == found["measurements"]
 
 
+def test_a_run_may_take_some_of_the_seeds() -> None:
+    options = parse(["gradient_quality", "--texts", "speeches", "--seeds", "4", "--only", "3", "1", "0"])
+    found = {"measurements": [{"text": "speeches", "seed": 1}, {"text": "speeches", "seed": 2}]}
+    assert gradient_quality.missing(options, found) == [("speeches", 3), ("speeches", 0)]
+    assert "--only" not in gradient_quality.unfinished(options)["command"]
+    options.only = None
+    assert gradient_quality.missing(options, found) == [("speeches", 0), ("speeches", 3)]
+    options.only = [0, 4]
+    with pytest.raises(SystemExit, match=r"no seed \[4\] among --seeds 4"):
+        gradient_quality.missing(options, found)
+
+
 def test_the_measurement_runs_on_small_states() -> None:
     torch.manual_seed(0)
     states = torch.randn(2, gradient_quality.BLOCK * 2, D)

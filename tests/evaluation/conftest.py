@@ -23,6 +23,8 @@ def write_sequences(directory: Path, sequences: list[tuple[str, list[int], list[
         pa.array([predict for _, _, predict in sequences], pa.list_(pa.bool_())),
         pa.array([document for document, _, _ in sequences], pa.string()),
         pa.array([sequence_key(np.asarray(ids, dtype=np.int64)) for _, ids, _ in sequences], pa.binary(16)),
+        pa.nulls(len(sequences), pa.list_(pa.float32())),
+        pa.array([""] * len(sequences), pa.string()),
     ]
     with pa.OSFile(str(directory / TOKENS_FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))

@@ -37,23 +37,26 @@ def rows(v):
     yield "impossible start", torch.cat([torch.full((1, v // 2), -inf), torch.randn(1, v - v // 2)], 1)
     yield "all impossible", torch.full((1, v), -inf)
     yield "huge", torch.randn(1, v) * 1e4
+    yield "few values above many ties", torch.where(torch.rand(1, v) < 0.003, torch.randn(1, v).abs() + 1, 0.5)
     yield "signed zeros", torch.where(torch.rand(1, v) < 0.5, 0.0, -0.0)
 
-for v in (1, 2, 64, 300, 3001):
-    for k in sorted({0, 1, min(v, 7), min(v, 64), v // 2, v}):
-        for dtype in DTYPES:
-            for name, z in rows(v):
-                z = z.to(dtype)
-                temperatures = (1.0, 2.5, 0.1)
-                own, exact = both(z, k, temperatures)
-                same_choice(own, exact)
-                # torch in fp32 on the same numbers; a result is also rounded to fp32 once
-                theirs = ops.topk_logits(z.float(), k, temperatures=temperatures, impl="reference").tail_NT.double()
-                lost = exact.tail_NT.isinf()
-                assert torch.equal(own.tail_NT.double()[lost], exact.tail_NT[lost]), (name, v, k)
-                error = (own.tail_NT.double() - exact.tail_NT)[~lost].abs()
-                allowed = 2 * (theirs - exact.tail_NT)[~lost].abs() + 1e-6 + 1.2e-7 * exact.tail_NT[~lost].abs()
-                assert (error <= allowed).all(), (name, v, k, dtype, error.max(), allowed.min())
+sizes = [(v, k) for v in (1, 2, 64, 300, 3001) for k in sorted({0, 1, min(v, 7), min(v, 64), v // 2, v})]
+# k blocks are searched up to k = v / 96; keys are sorted in other ways from 161 and from 512 on
+sizes += [(8200, 64), (20_003, 208), (20_003, 209), (50_001, 520), (50_001, 521)]
+for v, k in sizes:
+    for dtype in DTYPES:
+        for name, z in rows(v):
+            z = z.to(dtype)
+            temperatures = (1.0, 2.5, 0.1)
+            own, exact = both(z, k, temperatures)
+            same_choice(own, exact)
+            # torch in fp32 on the same numbers; a result is also rounded to fp32 once
+            theirs = ops.topk_logits(z.float(), k, temperatures=temperatures, impl="reference").tail_NT.double()
+            lost = exact.tail_NT.isinf()
+            assert torch.equal(own.tail_NT.double()[lost], exact.tail_NT[lost]), (name, v, k)
+            error = (own.tail_NT.double() - exact.tail_NT)[~lost].abs()
+            allowed = 2 * (theirs - exact.tail_NT)[~lost].abs() + 1e-6 + 1.2e-7 * exact.tail_NT[~lost].abs()
+            assert (error <= allowed).all(), (name, v, k, dtype, error.max(), allowed.min())
 """
 
 STRIDES_AND_THREADS = """

@@ -77,6 +77,18 @@ def test_sequences_labels_documents_and_keys(tmp_path: Path, registry: Registry,
             dataset[outside]
 
 
+def test_weights_and_domains_reach_the_batch(tmp_path: Path, registry: Registry, monkeypatch: Any) -> None:
+    rows = [{"text": "abc", "domain": "law"}, {"parts": [{"text": "d"}, {"text": "e", "weight": 2.0}]}]
+    dataset = make(rows, tmp_path, registry, monkeypatch)
+    assert [s.domain for s in dataset] == ["law", ""]
+    (batch,) = dataset.batches(2)
+    assert batch.domains == ("law", "")
+    assert batch.weights_BT is not None and batch.weights_BT.tolist() == [[1, 1, 1], [1, 2, 2]]
+    assert batch.rows().weights_N.tolist() == [1, 1, 2, 2]
+    (first,) = dataset.batches(1, [0])
+    assert first.weights_BT is None and batch.select_sequences(1, 2).domains == ("",)
+
+
 def test_random_access_over_many_record_batches(tmp_path: Path, registry: Registry, monkeypatch: Any) -> None:
     monkeypatch.setattr(prepare, "ROWS_PER_BATCH", 3)
     rows = [{"text": chr(97 + n) * (2 + n % 4)} for n in range(11)]

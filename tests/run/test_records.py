@@ -94,6 +94,23 @@ def test_completion_may_be_cut_but_a_prompt_never() -> None:
             cut({"prompt": prompt, "completion": "x"}, data(4))
 
 
+def test_parts_say_what_is_predicted_and_how_much_it_weighs() -> None:
+    parts = [{"text": "ab", "predict": False}, {"text": "c", "weight": 2}, {"text": "d", "weight": 0.5}]
+    (piece,) = cut({"parts": parts, "weight": 3}, data(8)).pieces
+    assert piece.input_ids == [97, 98, 99, 100, EOS]
+    assert piece.predict == [False, False, True, True, True]
+    assert piece.weights == [3.0, 3.0, 6.0, 1.5, 1.5]
+    (plain,) = cut({"parts": [*parts[:1], {"text": "c"}]}, data(8)).pieces
+    assert plain.weights is None
+
+
+def test_a_record_weighs_all_its_tokens() -> None:
+    pieces = cut({"text": "abcdefgh", "weight": 0.25}, data(4)).pieces
+    assert [piece.weights for piece in pieces] == [[0.25] * 4, [0.25] * 4]
+    (piece,) = cut({"prompt": "a", "completion": "b", "weight": 2}, data(4)).pieces
+    assert piece.weights == [1.0, 2.0, 2.0]
+
+
 def test_empty_completion_without_eos_predicts_nothing() -> None:
     without = Letters()
     without.eos_token_id = None
@@ -143,6 +160,11 @@ def test_messages_need_a_template_that_keeps_earlier_turns() -> None:
         ({"prompt": "a"}, r"received the fields \['prompt'\]"),
         ({"messages": "hello"}, "`messages` must be a list"),
         ({"messages": [{"role": "user"}]}, "`messages` must be a list"),
+        ({"text": "a", "weight": -1}, "`weight` must be a number from 0, received -1"),
+        ({"text": "a", "weight": float("nan")}, "`weight` must be a number from 0"),
+        ({"parts": []}, "`parts` must be a list"),
+        ({"parts": [{"text": "a", "loss": 1}]}, r"parts\[0\] takes text, predict .* and weight, received"),
+        ({"parts": [{"predict": True}]}, r"parts\[0\]: `text` must be a string, received NoneType"),
     ],
 )
 def test_wrong_records_are_refused(record: dict[str, Any], said: str) -> None:

@@ -168,7 +168,7 @@ def test_several_teachers(workshop: Workshop) -> None:
 
     assert "joint: true" in only(workshop, two())
     assert "method: topk" in only(workshop, two(joint=True))
-    assert "one teacher at a time" in only(workshop, two(joint=True, method="topk"))
+    assert "say how they are mixed, train.aggregate" in only(workshop, two(joint=True, method="topk"))
     workshop.check(two(teachers=["a"]))
     assert "did you mean" in only(workshop, two(teachers=["aa"])).lower()
 

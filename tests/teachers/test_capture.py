@@ -151,8 +151,6 @@ def test_other_settings_are_refused(tiny_teacher: HFTeacher, tiny_tokenizer: Any
         capture(tiny_teacher, [], CaptureConfig(), tmp_path / "other")
     with pytest.raises(SignalError, match="k is 9999"):
         capture(tiny_teacher, sequences, CaptureConfig(method="topk", k=9999), tmp_path / "other")
-    with pytest.raises(SignalError, match="joint"):
-        capture(tiny_teacher, sequences, CaptureConfig(joint=True), tmp_path / "other")
 
 
 def test_masked_sequences_have_no_rows(tiny_teacher: HFTeacher, tmp_path: Path) -> None:

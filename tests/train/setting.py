@@ -174,7 +174,7 @@ def write_data(
         ids = generator.integers(3, vocabulary, length).astype(np.int32)
         predict = None if index % 2 else [position >= 3 for position in range(length)]
         key = hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
-        rows.append({"input_ids": ids.tolist(), "predict": predict, "document": f"d{index}", "key": key})
+        rows.append({"input_ids": ids.tolist(), "predict": predict, "document": f"d{index}", "key": key, "domain": ""})
     directory.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     with pa.OSFile(str(directory / TOKENS_FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:

@@ -94,7 +94,7 @@ def head_pass_of(
 ) -> Any:
     objective_set = ObjectiveSet([Entry(name, it, needs, lambda step, total: 1.0) for name, it, needs in entries])
     return objective_set.head_pass(
-        batch, signals, factors=[1.0] * len(entries), step=0, total_steps=1, chunk_rows=chunk_rows
+        batch, {"": signals}, factors=[1.0] * len(entries), step=0, total_steps=1, chunk_rows=chunk_rows
     )
 
 

@@ -5,12 +5,14 @@ Legend: B sequences, T token positions, N rows, V head rows, D hidden.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill_core import taps
 from distill_core.engine.head import HeadSpec, decoder_of, head_spec
 from distill_core.errors import SignalError, TrainingError, VocabularyError
 from distill_core.interfaces import VocabularyInfo
@@ -32,7 +34,7 @@ from distill_teachers.weights import Weights, choose_device, choose_dtype, find_
 DEFAULT_SUPPORT = 64
 """Entries of an exact target when the caller says nothing about sparsity."""
 
-PROVIDED = frozenset({"targets", "hidden_states", "attentions"})
+PROVIDED = frozenset({"targets", "hidden_states", "attentions"}) | taps.SIGNALS
 
 
 class HFTeacher:
@@ -161,7 +163,8 @@ class HFTeacher:
         Args:
             batch: right-padded token sequences.
             needs: ``targets`` (at ``batch.rows()``), ``hidden_states`` ([B, T, D], L + 1 of them, the last one after
-                the final norm), ``attentions`` ([B, H, T, T], computed by the eager implementation).
+                the final norm), ``attentions`` ([B, H, T, T], computed by the eager implementation), ``queries``,
+                ``keys``, ``values`` (in ``extra``: L tensors [B, T, heads x head size]).
             sparse: how the targets are made sparse; default: the 64 largest entries, exact.
 
         Raises:
@@ -180,20 +183,22 @@ class HFTeacher:
             self.model.set_attn_implementation("eager")
         if self._head_spec is None:
             return self._signals_by_forward(batch, needs, spec, home)
-        decoded = decoder_of(self.model)(
-            input_ids=batch.input_ids_BT,
-            attention_mask=batch.attention_mask_BT,
-            output_hidden_states="hidden_states" in needs.signals,
-            output_attentions="attentions" in needs.signals,
-            use_cache=False,
-            return_dict=True,
-        )
+        decoder = decoder_of(self.model)
+        with taps.tapped(decoder, needs.signals & taps.SIGNALS) as tapped:
+            decoded = decoder(
+                input_ids=batch.input_ids_BT,
+                attention_mask=batch.attention_mask_BT,
+                output_hidden_states="hidden_states" in needs.signals,
+                output_attentions="attentions" in needs.signals,
+                use_cache=False,
+                return_dict=True,
+            )
         targets = [] if spec is None else self._targets(batch, decoded.last_hidden_state, spec)
         return TeacherSignals(
             target=targets[0].to(home) if targets else None,
             hidden_states=_moved(decoded.hidden_states, home) if "hidden_states" in needs.signals else None,
             attentions=_moved(decoded.attentions, home) if "attentions" in needs.signals else None,
-            extra=_draws(targets, home),
+            extra={**_draws(targets, home), **{name: _moved(layers, home) for name, layers in tapped.items()}},
         )
 
     def _targets(self, batch: TokenBatch, hidden_BTD: Tensor, spec: SparseSpec) -> list[RowTarget]:
@@ -215,6 +220,11 @@ class HFTeacher:
         self, batch: TokenBatch, needs: Needs, spec: SparseSpec | None, home: torch.device
     ) -> TeacherSignals:
         """For heads that only the model itself knows: its own logits, one sequence at a time."""
+        if needs.signals & taps.SIGNALS:
+            raise SignalError(
+                f"the teacher {self.label} has a head that only its own forward pass knows and gives no "
+                f"{sorted(needs.signals & taps.SIGNALS)}"
+            )
         rows = batch.rows()
         keys_N = row_keys(batch.keys, rows.sequence_N, rows.position_N)
         outputs: list[Any] = []
@@ -230,6 +240,8 @@ class HFTeacher:
             own_N = rows.sequence_N == index
             for draw, one in enumerate(single_draws(spec) if spec is not None else ()):
                 logits_nV = output.logits[0, rows.position_N[own_N]]
+                if one.ids_NK is not None:
+                    one = replace(one, ids_NK=one.ids_NK[own_N.to(one.ids_NK.device)])
                 draws[draw].append(self._target_of_logits(logits_nV, keys_N[own_N.cpu()], one))
             output.logits = None
             outputs.append(output)
@@ -259,7 +271,7 @@ class HFTeacher:
             sparse = SparseSpec("topk", min(DEFAULT_SUPPORT, self.valid_vocab), temperatures=wanted or (1.0,))
         elif sparse.method == "topk":
             temperatures = tuple(dict.fromkeys((*sparse.temperatures, *wanted)))
-            sparse = SparseSpec("topk", sparse.k, temperatures, sparse.seed, sparse.draws)
+            sparse = replace(sparse, temperatures=temperatures)
         elif set(wanted) - set(sparse.temperatures):
             raise SignalError(
                 f"temperatures {list(wanted)} were asked of a sample drawn at {list(sparse.temperatures)}, which "

@@ -15,7 +15,7 @@ def distill_components() -> Sequence[Component]:
             "distill_teachers.hf:HFTeacher",
             summary="any Transformers causal language model: directory, hub id, GGUF file, or GGUF inside a package",
             options="distill_teachers.options:HFOptions",
-            signals=("targets", "hidden_states", "attentions"),
+            signals=("targets", "hidden_states", "attentions", "queries", "keys", "values"),
         ),
         teacher(
             "store",

@@ -36,6 +36,17 @@ def from_hidden(
     hidden_ND: Tensor, head: LinearHead, spec: SparseSpec, *, valid_vocab: int, row_keys_N: Tensor
 ) -> RowTarget:
     """The target of rows whose hidden states are known; [N, V] is never held for all N."""
+    if spec.ids_NK is not None:
+        found = ops.linear_support_logits(
+            hidden_ND,
+            head.weight_VD[:valid_vocab],
+            spec.ids_NK.to(hidden_ND.device),
+            bias=None if head.bias_V is None else head.bias_V[:valid_vocab],
+            temperatures=spec.temperatures,
+            softcap=head.softcap,
+            logit_scale=head.logit_scale,
+        )
+        return _exact(spec.ids_NK.to(hidden_ND.device), found.support_NK, found.tail_NT, spec)
     if spec.method == "topk":
         top = ops.linear_topk_logits(
             hidden_ND,
@@ -65,10 +76,14 @@ def from_logits(
 ) -> RowTarget:
     """The target of rows whose logits are made chunk by chunk."""
     step = default_rows(vocabulary, bytes_per_logit=4)
-    chunks = [_chunk(logits_of(rows)[:, :valid_vocab], spec, row_keys_N[rows]) for rows in row_chunks(n_rows, step)]
-    if not chunks:
-        chunks = [_chunk(logits_of(slice(0, 0))[:, :valid_vocab], spec, row_keys_N)]
-    return concatenate(chunks)
+    pieces = row_chunks(n_rows, step) if n_rows else [slice(0, 0)]
+    return concatenate(
+        [_chunk(logits_of(rows)[:, :valid_vocab], _cut(spec, rows), row_keys_N[rows]) for rows in pieces]
+    )
+
+
+def _cut(spec: SparseSpec, rows: slice) -> SparseSpec:
+    return spec if spec.ids_NK is None else replace(spec, ids_NK=spec.ids_NK[rows])
 
 
 def concatenate(targets: list[RowTarget]) -> RowTarget:
@@ -84,6 +99,10 @@ def concatenate(targets: list[RowTarget]) -> RowTarget:
 
 
 def _chunk(logits_nW: Tensor, spec: SparseSpec, row_keys_n: Tensor) -> RowTarget:
+    if spec.ids_NK is not None:
+        ids_nK = spec.ids_NK.to(logits_nW.device)
+        found = ops.support_logits(logits_nW, ids_nK, temperatures=spec.temperatures)
+        return _exact(ids_nK, found.support_NK, found.tail_NT, spec)
     if spec.method == "topk":
         top = ops.topk_logits(logits_nW, spec.k, temperatures=spec.temperatures)
         return _exact(top.ids_NK, top.logits_NK, top.tail_NT, spec)
@@ -160,6 +179,12 @@ def check_spec(spec: SparseSpec, *, valid_vocab: int, label: str) -> None:
             f"{spec.draws} draws of method {spec.method} were asked of the teacher {label}; topk draws nothing, the "
             "sampled methods at least once"
         )
+    if spec.ids_NK is not None:
+        if spec.method != "topk":
+            raise SignalError(
+                f"the teacher {label} was given ids with method {spec.method}; a target on given ids is exact: topk"
+            )
+        return
     if spec.method != "multinomial" and spec.k > valid_vocab:
         raise SignalError(
             f"the teacher {label} was asked for k = {spec.k} entries, but its vocabulary has {valid_vocab} tokens; "

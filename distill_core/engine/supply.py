@@ -1,0 +1,135 @@
+"""Where an objective of a training gets its teacher signals: from which capture or live teacher, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill_core.config import CaptureConfig, RunConfig, TrainConfig
+from distill_core.engine.loading import Location, path_text
+from distill_core.engine.schema import Problem, suggestion
+from distill_core.plugin import Provides
+
+SAMPLED_METHODS = ("threshold", "multinomial")
+"""Capture methods whose weights are a sample: unbiased, but right only in losses linear in the teacher."""
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Where a training gets its teacher signals: a capture or a live teacher.
+
+    Args:
+        what: for messages.
+        signals: names of signals it gives.
+        method: how targets are made sparse.
+        temperatures: that can be asked for; None: any.
+        setting: the path to change for another method or temperature.
+        live: whether a teacher answers while training.
+        mixed: whether it is a mixture of several teachers, made at one temperature.
+    """
+
+    what: str
+    signals: frozenset[str]
+    method: str
+    temperatures: tuple[float, ...] | None
+    setting: str
+    live: bool
+    mixed: bool = False
+
+
+def located_captures(config: RunConfig) -> Iterator[tuple[Location, CaptureConfig]]:
+    """Every capture and where it stands in the run file."""
+    for index, capture in enumerate(config.captures):
+        yield (("capture", index) if isinstance(config.capture, list) else ("capture",)), capture
+
+
+def captured_teachers(capture: CaptureConfig, config: RunConfig) -> list[str]:
+    """Names of the teachers a capture asks."""
+    return list(config.all_teachers) if capture.teachers is None else list(capture.teachers)
+
+
+def supply_of(
+    name: str, training: TrainConfig, config: RunConfig, components: Mapping[Location, Any], *, source: str | None
+) -> Supply | Problem:
+    """What feeds the objectives of a training that name this source, or why nothing can.
+
+    Args:
+        name: the training's, for where the problem stands.
+        training: its settings.
+        config: the run file.
+        components: of the run file, resolved.
+        source: a capture or a live teacher; None: the training's own.
+    """
+    changed = config.compare[name].model_fields_set if name in config.compare else frozenset()
+
+    def place(field: str) -> Location:
+        return ("compare", name, field) if field in changed else ("train", field)
+
+    if training.teacher == "none":
+        objectives = ", ".join(ref.use for ref in training.objectives)
+        return Problem(
+            place("teacher"),
+            f"is none, but an objective ({objectives}) needs a teacher: use store or live, or cross-entropy alone",
+        )
+    if training.teacher == "live":
+        return _live(place("teacher"), training, config, components, source)
+    return _stored(place("store"), training, config, source)
+
+
+def _stored(at: Location, training: TrainConfig, config: RunConfig, source: str | None) -> Supply | Problem:
+    captures = {capture.name: (place, capture) for place, capture in located_captures(config)}
+    wanted = training.store if source is None else source
+    if wanted not in captures:
+        hint = suggestion(wanted, captures, what="captures of this file") or "; the file has no `capture:` section"
+        return Problem(at, f"no capture is called {wanted!r}{hint}")
+    place, capture = captures[wanted]
+    teachers = ", ".join(captured_teachers(capture, config))
+    mixed = capture.joint and capture.method not in SAMPLED_METHODS and "," in teachers  # else the capture is refused
+    if mixed and training.aggregate is None:
+        return Problem(
+            at,
+            f"the capture {wanted!r} holds several teachers ({teachers}): say how they are mixed, train.aggregate, or "
+            "give each a capture of its own",
+        )
+    return Supply(
+        what=f"the capture {capture.name!r} (method {capture.method})",
+        signals=frozenset({"targets"}),
+        method=capture.method,
+        temperatures=tuple(capture.temperatures),
+        setting=path_text(place),
+        live=False,
+        mixed=mixed,
+    )
+
+
+def _live(
+    at: Location, training: TrainConfig, config: RunConfig, components: Mapping[Location, Any], source: str | None
+) -> Supply | Problem:
+    if not config.all_teachers:
+        return Problem(at, "is live, but the run file has no `teacher:` section")
+    names = ", ".join(config.all_teachers)
+    if source is not None and source not in config.all_teachers:
+        hint = suggestion(source, config.all_teachers, what="teachers of this file")
+        return Problem(at, f"no teacher is called {source!r}{hint}")
+    if source is None and training.aggregate is not None:
+        return Supply(f"the mixture of {names}", frozenset({"targets"}), "topk", None, "train.sparse", True, mixed=True)
+    if source is None and len(config.all_teachers) > 1:
+        return Problem(
+            at,
+            f"is live, and the run file names several teachers ({names}): give each objective the `source` it learns "
+            "from, or mix them with train.aggregate",
+        )
+    name = next(iter(config.all_teachers)) if source is None else source
+    single = name == "teacher" and config.teacher is not None
+    teacher = components.get(("teacher",) if single else ("teachers", name))
+    provides = Provides(frozenset({"targets"}), ("exact", "sampled"))
+    label = "teacher"
+    if teacher is not None:
+        provides, label = teacher.entry.provides(teacher.options), teacher.entry.id
+    sparse = training.sparse
+    method = "topk" if sparse is None else sparse.method
+    temperatures = provides.temperatures
+    if sparse is not None and method in SAMPLED_METHODS:
+        temperatures = tuple(sparse.temperatures)
+    return Supply(f"the live teacher {label}", provides.signals, method, temperatures, "train.sparse", True)
