@@ -51,7 +51,7 @@ def fused(objectives: list[dict[str, Any]], hidden_BTD: Tensor, weight_VD: Tenso
     target = RowTarget("exact", top.ids_NK, (1.0, 2.0), logits_NK=top.logits_NK, tail_NM=top.tail_NT)
     chosen = ObjectiveSet.from_config([ObjectiveRef(**one) for one in objectives], get_registry())
     one = chosen.head_pass(
-        batch(), TeacherSignals(target=target), factors=chosen.weights(0, 1), step=0, total_steps=1, chunk_rows=4
+        batch(), {"": TeacherSignals(target=target)}, factors=chosen.weights(0, 1), step=0, total_steps=1, chunk_rows=4
     )
     decoded = SimpleNamespace(last_hidden_state=hidden_BTD, hidden_states=None, attentions=None)
     found = one(decoded, weight_VD, None, HeadSpec())
