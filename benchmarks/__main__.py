@@ -25,6 +25,7 @@ NAMES = (
     "accuracy",
     "gradient_quality",
     "target_bias",
+    "store_size",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

@@ -40,6 +40,10 @@ def body(result: dict[str, Any]) -> str:
         from benchmarks.accuracy import table
 
         return table(result)
+    if result["benchmark"] == "store_size":
+        from benchmarks.store_size import table
+
+        return table(result)
     return f"{result['title']} {result['machine']}.\n\n{timed(result)}"
 
 
