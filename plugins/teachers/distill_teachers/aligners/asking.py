@@ -124,23 +124,31 @@ class Asked:
 def teacher_batch(
     readings: Sequence[SequenceReading], wanted: Sequence[tuple[int, int]], batch: TokenBatch
 ) -> TokenBatch:
-    """The teacher's token ids, its rows those that predict the ``wanted`` (sequence, token index)."""
-    width = max((len(reading.teacher_ids) for reading in readings), default=0)
-    ids_BT = torch.zeros(len(readings), max(width, 1), dtype=torch.int64)
+    """The teacher's token ids, its rows those that predict the ``wanted`` (sequence, token index), at least one.
+
+    Sequences that nothing is wanted of are left out, and so is what comes after the last wanted token of one: a causal
+    teacher does not need it.
+    """
+    last: dict[int, int] = {}
+    for sequence, index in wanted:
+        last[sequence] = max(index, last.get(sequence, 0))
+    place = {sequence: number for number, sequence in enumerate(last)}
+    cut = [readings[sequence].teacher_ids[: index + 1] for sequence, index in last.items()]
+    ids_BT = torch.zeros(len(cut), max(map(len, cut)), dtype=torch.int64)
     mask_BT = torch.zeros_like(ids_BT)
-    for index, reading in enumerate(readings):
-        ids_BT[index, : len(reading.teacher_ids)] = torch.tensor(reading.teacher_ids, dtype=torch.int64)
-        mask_BT[index, : max(1, len(reading.teacher_ids))] = 1  # a row of padding alone has no attention to share out
+    for number, ids in enumerate(cut):
+        ids_BT[number, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        mask_BT[number, : len(ids)] = 1
     labels_BT = torch.full_like(ids_BT, IGNORE)
     for sequence, index in wanted:
-        labels_BT[sequence, index] = ids_BT[sequence, index]
+        labels_BT[place[sequence], index] = ids_BT[place[sequence], index]
     return TokenBatch(
         input_ids_BT=ids_BT,
         attention_mask_BT=mask_BT,
         labels_BT=labels_BT,
-        keys=tuple(sequence_key(reading.teacher_ids) for reading in readings),
-        documents=batch.documents,
-        domains=batch.domains,
+        keys=tuple(sequence_key(ids) for ids in cut),
+        documents=tuple(batch.documents[sequence] for sequence in last) if batch.documents else (),
+        domains=tuple(batch.domains[sequence] for sequence in last) if batch.domains else (),
     )
 
 

@@ -29,7 +29,7 @@ class ByteSpan:
       ``prod_i P(b_i | prefix, b_1 .. b_{i-1})`` over its teacher tokens, and the tail.
     - A label that begins or ends inside a teacher token: nothing (no entry, all mass in the tail).
 
-    Two passes of the teacher where a batch has labels of several teacher tokens. Temperature 1 alone.
+    One pass of the teacher, and another over the sequences with labels of several teacher tokens. Temperature 1 alone.
     """
 
     def __init__(self, options: NoOptions | None = None) -> None:

@@ -97,7 +97,8 @@ class Reader:
             token = int(student_ids[start])
             if self._bytes(token) is None:
                 if token in self.special:
-                    reading.first[start], reading.count[start] = len(reading.teacher_ids), 1
+                    reading.first[start] = len(reading.teacher_ids)
+                    reading.count[start] = min(1, reading.first[start])
                     reading.teacher_ids.append(self.special[token])
                 start += 1
                 continue
@@ -125,7 +126,7 @@ class Reader:
             places = {span.start: i for i, span in enumerate(spans) if span.exact and span.end > span.start}
             for index, stop in enumerate(accumulate(map(len, pieces))):
                 place = places.get(stop - len(pieces[index]) - skipped)
-                if place is not None:
+                if place is not None and base + place > 0:
                     reading.first[start + index] = base + place
                     reading.count[start + index] = _tokens_to(spans, place, stop - skipped)
             reading.teacher_ids.extend(ids)
