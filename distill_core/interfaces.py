@@ -108,8 +108,8 @@ class RowObjective(Protocol):
     ``build(ctx)``, ``on_step_end(ctx)``, ``parameters()``, ``state_dict()`` / ``load_state_dict()``, ``exported``;
 
     - ``prepare(batch, signals, rows) -> Mapping[str, Tensor]``: called once per micro-batch before the pass, with all
-      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N] tensors, without
-      gradient, come back cut to the chunk as ``rows.extra``.
+      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N, ...] tensors,
+      without gradient, come back cut to the chunk as ``rows.extra``.
     - ``student_support``: an int k. ``rows`` is then given the student's exact distribution on *its own* k most likely
       tokens, chosen without gradient, instead of the target's support.
     """
@@ -157,6 +157,35 @@ class Aggregator(Protocol):
         ``targets``: every teacher's exact target by name, all on the same ``ids_NK``. What else is known of the
         teachers (their disagreement) may come as ``extra``, one [N] tensor by name.
         """
+        ...
+
+
+class Alignment(Protocol):
+    """Two tokenizers compared, by an :class:`Aligner`."""
+
+    def signals(
+        self, teacher: Teacher, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None
+    ) -> TeacherSignals:
+        """What the teacher says of the batch's text, at the student's rows and in the student's token ids.
+
+        ``batch`` is the student's. A row the teacher cannot be asked about has no entry (all ids -1) and all its mass
+        in the tail: no loss and no gradient in any divergence. Raises ``SignalError`` for what cannot be given.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One clause for the log: how much the vocabularies have in common."""
+        ...
+
+
+class Aligner(Protocol):
+    """Lets a teacher with another tokenizer speak to the student (``train.vocabulary: {use: ...}``).
+
+    Its component's ``provides`` says which signals, kinds of target and temperatures survive the translation.
+    """
+
+    def between(self, teacher_tokenizer: Any, student_tokenizer: Any) -> Alignment:
+        """Raises ``VocabularyError`` for tokenizers that it cannot read."""
         ...
 
 

@@ -90,6 +90,16 @@ def distill_components() -> Sequence[Component]:
             targets=(),
         )
     )
+    components.append(
+        objective(
+            "universal-logit",
+            "distill_objectives.universal_logit:UniversalLogit",
+            summary="sorted probabilities of teacher and student, whatever their vocabularies (ULD); needs an aligner",
+            options="distill_objectives.universal_logit_options:UniversalLogitOptions",
+            signals=("ranked_log_probs",),
+            targets=(),
+        )
+    )
     for name, summary, attribute, options in _SCHEDULES:
         components.append(
             component(
