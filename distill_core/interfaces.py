@@ -39,6 +39,7 @@ class BuildContext:
         teacher: the live teacher, None where signals come from a store or there is none.
         directory: where this training writes; what is kept there survives an interruption.
         rank, world_size: this process among all.
+        rollout: the built rollout that writes the sequences of each step, None where they are the data's own.
     """
 
     student: nn.Module
@@ -51,6 +52,7 @@ class BuildContext:
     directory: Path | None = None
     rank: int = 0
     world_size: int = 1
+    rollout: Any = None
 
 
 class StepContext(Protocol):
@@ -116,7 +118,8 @@ class Rollout(Protocol):
     log-probabilities) goes into ``per_token``, where a sequence comes from into ``per_sequence``. Random numbers depend
     on ``ctx.seed``, the step and the rank alone, so a resumed run writes what an uninterrupted one would have written.
 
-    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``.
+    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``, and ``metrics()``,
+    numbers by name of the last step, which go into its line of ``metrics.jsonl`` (``reported``).
     """
 
     def batches(self, step: int, batches: Sequence[TokenBatch]) -> Sequence[TokenBatch]:

@@ -12,8 +12,9 @@ from distill_core.registry import get_registry
 NAMES = {
     "objective": {
         "forward-kl", "reverse-kl", "jsd", "skew-forward-kl", "skew-reverse-kl", "total-variation", "cross-entropy",
-        "hidden-mse",
+        "hidden-mse", "minillm", "distillm-2",
     },
+    "rollout": {"on-policy"},
     "schedule": {"constant", "linear", "cosine"},
 }  # fmt: skip
 
@@ -27,6 +28,7 @@ def test_what_is_offered(kind: str) -> None:
 def test_entry_module_and_options_do_not_import_torch() -> None:
     code = (
         "import sys, distill_objectives.plugin as p; p.distill_components(); import distill_objectives.options;"
+        "import distill_objectives.rollouts.options;"
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -36,10 +38,14 @@ def test_entry_module_and_options_do_not_import_torch() -> None:
 def test_divergences_are_marked_linear_only_where_samples_are_declared() -> None:
     from importlib import import_module
 
+    from distill_core.simplex import Divergence
+
     for entry in get_registry().components("objective"):
         if entry.plugin != "objectives" or "targets" not in entry.component.needs.signals:
             continue
         module, attribute = entry.component.target.split(":")
         divergence = getattr(import_module(module), attribute)
+        if not isinstance(divergence, Divergence):
+            continue
         assert divergence.linear_in_teacher == ("sampled" in entry.component.needs.targets), entry.component.name
         assert divergence.name == entry.component.name
