@@ -6,6 +6,7 @@ namespace distill::DISTILL_ISA {
 #include "random_projection.inl"
 #include "row_sums.inl"
 #include "row_gradients.inl"
+#include "thin_products.inl"
 #include "keys.inl"
 #include "topk_sweep.inl"
 #include "topk_select.inl"

@@ -18,5 +18,6 @@
 #include "gradient_match.h"
 #include "random_projection.h"
 #include "support_rows.h"
+#include "thin_products.h"
 #include "topk.h"
 #include "sample.h"

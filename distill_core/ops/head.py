@@ -8,7 +8,8 @@ On a CPU the vocabulary is cut into slabs of a few MiB of weight, so that a slab
 weight's gradient stays in cache. Low-precision weights are upcast slab by slab into one buffer: many CPUs multiply bf16
 matrices far slower than fp32 ones, and those that do not write bf16 results: rounding logits to bf16 before p - q is
 formed costs 4-23 % of the gradient. A narrow head (D <= 32) is kept transposed: BLAS is three times slower on a [V, 8]
-operand than on an [8, V] one. On CUDA the tensor cores read bf16 and write fp32.
+operand than on an [8, V] one, and the compiled library's thin products are faster than both. On CUDA the tensor cores
+read bf16 and write fp32.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from . import thin_products
 from .buffers import fresh
 
 SLAB_BYTES = 4 * 2**20
@@ -45,6 +47,11 @@ class Head:
     def narrow(self) -> bool:
         """Whether the products are bound by memory rather than arithmetic, on a CPU."""
         return self.weight_VD.device.type == "cpu" and self.weight_VD.shape[1] <= NARROW
+
+    @property
+    def thin(self) -> bool:
+        """Whether the products are those of the compiled library."""
+        return self.narrow and self.impl == "cpu" and self.dtype == torch.float32
 
     def laid_out(self) -> Head:
         """The same head for a pass over many chunks: a narrow weight transposed in memory, in `dtype`."""
@@ -86,9 +93,12 @@ class Head:
         else:
             x_CD, shape = hidden_CD.to(self.dtype), (hidden_CD.shape[0], self.weight_VD.shape[0])
             z_CV = fresh(shape, self.dtype, hidden_CD, self.impl) if into_CV is None else into_CV
-            for columns, w_SD in self._slabs():
-                torch.mm(x_CD, w_SD.t(), out=z_CV[:, columns])
-        if self.bias_V is not None:
+            if self.thin:
+                thin_products.logits_into(z_CV, x_CD, self.weight_VD.t(), self.bias_V)
+            else:
+                for columns, w_SD in self._slabs():
+                    torch.mm(x_CD, w_SD.t(), out=z_CV[:, columns])
+        if self.bias_V is not None and not self.thin:
             z_CV += self.bias_V
         if self.softcap is not None:
             z_CV.mul_(self.logit_scale / self.softcap).tanh_().mul_(self.softcap)
@@ -112,6 +122,12 @@ class Head:
                 dhidden_CD.copy_(torch.mm(narrowed_CV, self.weight_VD, out_dtype=self.dtype))
             if dweight is not None:
                 dweight.add(torch.mm(narrowed_CV.t(), hidden_CD, out_dtype=self.dtype))
+            return
+        if self.thin:
+            into_DV, add = (None, False) if dweight is None else dweight.transposed()
+            thin_products.gradients_into(dpre_CV, hidden_CD, self.weight_VD.t(), dhidden_CD, into_DV, add=add)
+            if dweight is not None:
+                dweight.chunk_done()
             return
         x_CD = hidden_CD.to(self.dtype)
         direct = dhidden_CD is not None and dhidden_CD.dtype == self.dtype and dhidden_CD.stride(1) == 1
@@ -148,6 +164,10 @@ class WeightGradient:
         """Adds `dpre^T x` to the rows `columns`; every slab of a chunk once, then `chunk_done()`."""
         total_SD = self._total_VD[columns]
         torch.addmm(total_SD, dpre_CS.t(), x_CD, beta=0 if self._empty else 1, out=total_SD)
+
+    def transposed(self) -> tuple[Tensor, bool]:
+        """[D, V] of a narrow head, for a product of the whole chunk, and whether to add; then `chunk_done()`."""
+        return self._total_VD.t(), not self._empty
 
     def chunk_done(self) -> None:
         """From now on products are added."""

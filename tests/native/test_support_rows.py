@@ -7,18 +7,10 @@ import torch
 
 from distill_core import ops
 from distill_core.ops import cpu_library
-from distill_core.ops.support_logits import chunked
+from distill_core.ops.support_logits import chunked, native
+from tests.ops.support_heads import EXTRAS, HEADS
 
 pytestmark = pytest.mark.native
-EXTRAS = ("mean", "entropy", "top1")
-HEADS = {
-    "plain": (None, 1.0, (1.0,), ()),
-    "scaled-hot": (None, 0.7, (2.5,), ()),
-    "two-temperatures": (None, 1.0, (1.0, 0.5), ()),
-    "softcap": (4.0, 1.3, (1.0,), ()),
-    "mean": (None, 1.5, (1.0,), ("mean", "top1")),
-    "everything": (5.0, 0.8, (1.0, 3.0), EXTRAS),
-}
 heads = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 
 
@@ -160,3 +152,24 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 
 def test_every_instruction_set_is_as_accurate_as_torch(on_isa):
     on_isa(ACCURACY)
+
+
+@heads
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_statistics_without_a_gradient_are_the_same(impl, head):
+    softcap, scale, temperatures, extras = head
+    z, ids, labels = problem(9, 2500, 7, softcap)
+    request = chunked.Request(ids, labels, temperatures, extras, softcap, scale, impl)
+    with_gradient = request.tile(z.clone(), slice(0, 9)).statistics()
+    tile = z.clone()
+    without = request.tile(tile, slice(0, 9)).statistics(gradient=False)
+    assert all(torch.equal(a, b) for a, b in zip(with_gradient, without, strict=True))
+    assert impl == "reference" or torch.equal(tile, z)
+
+
+def test_a_pass_without_gradients_writes_no_exponentials(monkeypatch):
+    """The forward pass of the fused head, and losses under no_grad."""
+    monkeypatch.setattr(native, "new_weights", lambda z: pytest.fail("exponentials"))
+    hidden, weight, ids = torch.randn(5, 40), torch.randn(101, 40), torch.tensor([[3]]).expand(5, 1)
+    ops.linear_support_logits(hidden, weight, ids, impl="cpu")
+    ops.linear_sparse_kl(hidden, weight, ids, torch.full((5, 1), -0.5), impl="cpu")

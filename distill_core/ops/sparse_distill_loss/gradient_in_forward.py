@@ -103,7 +103,7 @@ def _walk_chunk(
     scratch_CV: Tensor | None,
 ) -> None:
     tile = request.tile(source.logits(rows, scratch_CV), rows)
-    found = tile.statistics()
+    found = tile.statistics(gradient=needs.logits)
     cotangents, dparams = _loss_gradient(found, request, loss_fn, params, needs, rows, totals)
     for total, part in zip(totals.params, dparams, strict=True):
         if total is not None and part is not None:

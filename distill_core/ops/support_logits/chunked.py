@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,7 @@ from ..head import Head, WeightGradient, compute_dtype
 from ..row_chunks import default_rows, row_chunks
 from .native_tile import NativeTile
 from .reference import Statistics
-from .tile import Cotangents, Tile
-
-if TYPE_CHECKING:
-    from .triton_tile import TritonTile
+from .tile import Asked, Cotangents, RowTile, Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +95,14 @@ class Request(NamedTuple):
     logit_scale: float = 1.0
     impl: str = "reference"
 
-    def tile(self, z_CV: Tensor, rows: slice) -> Tile | NativeTile | TritonTile:
+    def tile(self, z_CV: Tensor, rows: slice) -> RowTile:
         """The tile of these rows."""
         labels_C = None if self.labels_N is None else self.labels_N[rows]
-        kind: type[Tile | NativeTile | TritonTile] = NativeTile if self.impl == "cpu" else Tile
+        options = (self.temperatures, self.extras, self.softcap, self.logit_scale)
+        kind: type[RowTile] = NativeTile if self.impl == "cpu" else Tile
         if self.impl == "triton":
             from .triton_tile import TritonTile as kind
-        return kind(z_CV, self.ids_NK[rows], labels_C, self.temperatures, self.extras, self.softcap, self.logit_scale)
+        return kind(z_CV, Asked(self.ids_NK[rows], labels_C, *options))
 
 
 def empty_statistics(source: Source, request: Request) -> Statistics:
@@ -137,7 +135,7 @@ def forward(source: Source, request: Request, rows_per_chunk: int | None = None)
     if isinstance(source, LinearSource):
         source, scratch_CV = source.laid_out(), source.scratch(chunks)
     for rows in chunks:
-        found = request.tile(source.logits(rows, scratch_CV), rows).statistics()
+        found = request.tile(source.logits(rows, scratch_CV), rows).statistics(gradient=False)
         for into, value in zip(out, found, strict=True):
             if into.numel():
                 into[rows] = value

@@ -5,37 +5,24 @@ Legend: C rows of a chunk, V vocabulary, K support, T temperatures, B blocks of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from . import native
 from .reference import Statistics
-from .tile import Cotangents
+from .tile import Asked, Cotangents
 
 
 class NativeTile:
-    """Owns `z_CV` (contiguous fp32), destroys it. Call `statistics()` or `restore()`, then `gradient_()`, once each."""
+    """A `RowTile` of contiguous fp32 logits on the CPU."""
 
-    def __init__(
-        self,
-        z_CV: Tensor,
-        ids_CK: Tensor,
-        labels_C: Tensor | None,
-        temperatures: Sequence[float],
-        extras: Sequence[str],
-        softcap: float | None,
-        logit_scale: float,
-    ) -> None:
+    def __init__(self, z_CV: Tensor, asked: Asked) -> None:
         if z_CV.dtype != torch.float32 or not z_CV.is_contiguous():
             raise ValueError(f"NativeTile: z_CV must be contiguous float32; got {z_CV.dtype}, strides {z_CV.stride()}")
         self._z = z_CV
-        self._support = native.support_of(ids_CK, labels_C)
-        self._temperatures = temperatures
-        self._extras = extras
-        self._softcap = softcap
-        self._scale = logit_scale
+        self._support = native.support_of(asked.ids_CK, asked.labels_C)
+        self._temperatures, self._extras = asked.temperatures, asked.extras
+        self._softcap, self._scale = asked.softcap, asked.logit_scale
         self._weights_CB: Tensor | None = None
         self._entropy_CT: Tensor | None = None
 

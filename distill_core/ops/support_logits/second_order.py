@@ -23,17 +23,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..head import Head, WeightGradient
 from ..row_chunks import default_rows, row_chunks
 from .chunked import LinearSource, LogitsSource, Request, cut
 from .reference import cap, log_softmax_rows, on_support
 from .tile import Cotangents
 
 # About this many [C, V] buffers are alive at once.
-COPIES = 6
+COPIES = 7
 
 
 def _chunk(
@@ -115,6 +117,11 @@ def _zeros(cotangents: Cotangents, like: Tensor) -> list[Tensor]:
     return [like.new_empty(0) if c is None else torch.zeros_like(c) for c in cotangents]
 
 
+def _linear(head: Head, weight_VD: Tensor) -> Head:
+    """Products with a weight alone, a 16-bit one upcast slab by slab."""
+    return replace(head, weight_VD=weight_VD, bias_V=None, softcap=None, logit_scale=1.0)
+
+
 def linear_double_backward(
     source: LinearSource,
     request: Request,
@@ -125,38 +132,38 @@ def linear_double_backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of hidden, weight, bias and cotangents of the scalar `<G, M>`."""
     head, hidden_ND = source.head, source.hidden_ND
-    weight_VD = head.weight_VD.to(head.dtype)
-    y_VD = None if y_VD is None else y_VD.to(head.dtype)
-    dhidden_ND = torch.zeros_like(hidden_ND)
-    dweight_VD = torch.zeros_like(weight_VD)
-    dbias_V = torch.zeros_like(weight_VD[:, 0])
-    dcotangents = _zeros(cotangents, weight_VD)
+    by_weight, by_y = _linear(head, head.weight_VD), None if y_VD is None else _linear(head, y_VD)
+    dweight = WeightGradient(by_weight)
+    by_weight, by_y = by_weight.laid_out(), None if by_y is None else by_y.laid_out()
+    dhidden_ND = torch.empty_like(hidden_ND)
+    dbias_V = hidden_ND.new_zeros(source.vocabulary, dtype=head.dtype)
+    dcotangents = _zeros(cotangents, hidden_ND.new_empty(0, dtype=head.dtype))
     step = max(1, default_rows(source.vocabulary, head.dtype.itemsize) // COPIES)
     for rows in row_chunks(hidden_ND.shape[0], step):
         h_CD = hidden_ND[rows].to(head.dtype)
-        pre_CV = h_CD @ weight_VD.t()
+        x_CD = None if x_ND is None else x_ND[rows].to(head.dtype)
+        pre_CV = by_weight.logits(h_CD)
+        m_CV = torch.zeros_like(pre_CV) if x_CD is None else by_weight.logits(x_CD)
         if head.bias_V is not None:
             pre_CV += head.bias_V
-        m_CV = torch.zeros_like(pre_CV)
-        x_CD = None if x_ND is None else x_ND[rows].to(head.dtype)
-        if x_CD is not None:
-            m_CV.addmm_(x_CD, weight_VD.t())
-        if y_VD is not None:
-            m_CV.addmm_(h_CD, y_VD.t())
+        if by_y is not None:
+            m_CV += by_y.logits(h_CD)
         if y_V is not None:
             m_CV += y_V
         g_CV, hs_CV, dgiven = _chunk(pre_CV, request, rows, cut(cotangents, rows), m_CV)
-        dh_CD = hs_CV @ weight_VD
-        if y_VD is not None:
-            dh_CD.addmm_(g_CV, y_VD)
-        dhidden_ND[rows] = dh_CD.to(hidden_ND.dtype)
-        dweight_VD.addmm_(hs_CV.t(), h_CD)
+        dh_CD = torch.empty_like(h_CD)
+        by_weight.gradients(hs_CV, h_CD, dh_CD, dweight)
+        if by_y is not None:
+            part_CD = torch.empty_like(h_CD)
+            by_y.gradients(g_CV, h_CD, part_CD, None)
+            dh_CD += part_CD
+        dhidden_ND[rows] = dh_CD
         if x_CD is not None:
-            dweight_VD.addmm_(g_CV.t(), x_CD)
+            by_weight.gradients(g_CV, x_CD, None, dweight)
         dbias_V += hs_CV.sum(0)
         _collect(dcotangents, dgiven, rows)
     bias_dtype = head.dtype if head.bias_V is None else head.bias_V.dtype
-    return dhidden_ND, dweight_VD.to(head.weight_VD.dtype), dbias_V.to(bias_dtype), dcotangents
+    return dhidden_ND, dweight.result(head.weight_VD.dtype), dbias_V.to(bias_dtype), dcotangents
 
 
 def logits_double_backward(

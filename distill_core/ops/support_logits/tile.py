@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,19 +32,40 @@ class Cotangents(NamedTuple):
     entropy_NT: Tensor | None = None
 
 
-class Tile:
-    """Owns `z_CV` (contiguous, fp32 or fp64) and destroys it. Call `statistics()` once, then `gradient_()` once."""
+class Asked(NamedTuple):
+    """What is asked of one tile: its rows' support and labels, and the options of the whole pass."""
 
-    def __init__(
-        self,
-        z_CV: Tensor,
-        ids_CK: Tensor,
-        labels_C: Tensor | None,
-        temperatures: Sequence[float],
-        extras: Sequence[str],
-        softcap: float | None,
-        logit_scale: float,
-    ) -> None:
+    ids_CK: Tensor
+    labels_C: Tensor | None
+    temperatures: Sequence[float]
+    extras: Sequence[str]
+    softcap: float | None
+    logit_scale: float
+
+
+class RowTile(Protocol):
+    """Logits of a chunk of rows, owned and destroyed: `statistics()` or `restore()`, then `gradient_()`, once each."""
+
+    def __init__(self, z_CV: Tensor, asked: Asked) -> None: ...
+
+    def statistics(self, *, gradient: bool = True) -> Statistics:
+        """Read everything off the tile; `gradient` says whether `gradient_()` is to follow."""
+        ...
+
+    def restore(self, tail_CT: Tensor) -> None:
+        """In place of `statistics()` when the tails are known from the forward pass."""
+        ...
+
+    def gradient_(self, cotangents: Cotangents) -> Tensor:
+        """Gradient with respect to `h W^T + b`, [C, V]; written over the tile where possible."""
+        ...
+
+
+class Tile:
+    """A `RowTile` in plain torch, fp32 or fp64, on any device."""
+
+    def __init__(self, z_CV: Tensor, asked: Asked) -> None:
+        ids_CK, labels_C, temperatures, extras, softcap, logit_scale = asked
         self._z = z_CV
         self._temperatures = temperatures
         self._extras = extras
@@ -59,8 +80,8 @@ class Tile:
         self._one_exp = len(temperatures) == 1 and softcap is None and "entropy" not in extras
         self._top_C1: Tensor | None = None
 
-    def statistics(self) -> Statistics:
-        """Read everything off the tile; leaves the complement's logits (or their exponentials) in it."""
+    def statistics(self, *, gradient: bool = True) -> Statistics:
+        """Leaves the complement's logits (or their exponentials) in the tile, whether a gradient follows or not."""
         z, flat = self._z, self._z.view(-1)
         nothing = z.new_empty(0)
         support_CK = z.new_full(self._real_CK.shape, -math.inf)

@@ -5,31 +5,20 @@ Legend: C rows of a chunk, V vocabulary, K support, T temperatures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from .chunked import LogitsSource, Request
 from .reference import Statistics
-from .tile import Cotangents
+from .tile import Asked, Cotangents
 from .triton import forward, gradient_into
 
 
 class TritonTile:
-    """Owns `z_CV` (contiguous fp32) and destroys it: `statistics()` or `restore()`, then `gradient_()`, once each."""
+    """A `RowTile` of contiguous fp32 logits."""
 
-    def __init__(
-        self,
-        z_CV: Tensor,
-        ids_CK: Tensor,
-        labels_C: Tensor | None,
-        temperatures: Sequence[float],
-        extras: Sequence[str],
-        softcap: float | None,
-        logit_scale: float,
-    ) -> None:
+    def __init__(self, z_CV: Tensor, asked: Asked) -> None:
         self._z = z_CV
-        self._request = Request(ids_CK, labels_C, temperatures, extras, softcap, logit_scale)
+        self._request = Request(*asked)
 
     def statistics(self, *, gradient: bool = True) -> Statistics:
         """Read everything off the tile, which is left as it is."""

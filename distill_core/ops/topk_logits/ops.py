@@ -40,33 +40,45 @@ def _chunked(
     source: Source, k: int, temperatures: list[float], valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(source, k, len(temperatures))
+    if impl == "triton" and isinstance(source, LinearSource):
+        from . import triton_head
+
+        if triton_head.serves(source, k):
+            triton_head.fused_into(source, k, temperatures, *out)
+            return out
+    chunks = rows_of(source, None)
+    scratch_CV = None
+    if isinstance(source, LinearSource):
+        source, scratch_CV = source.laid_out(), source.scratch(chunks)
     if impl in ("cpu", "triton"):
         topk_into = _kernel(impl)
         if isinstance(source, LogitsSource):  # read where they are
             topk_into(source.logits_NV[:, :valid_vocab], k, temperatures, *out)
             return out
-        for rows in rows_of(source, None):
-            topk_into(source.logits(rows)[:, :valid_vocab], k, temperatures, *(into[rows] for into in out))
+        for rows in chunks:
+            topk_into(source.logits(rows, scratch_CV)[:, :valid_vocab], k, temperatures, *(into[rows] for into in out))
         return out
     if impl == "cuda":
         from .cuda import topk_rows
 
         if isinstance(source, LogitsSource):  # read where they are
             return topk_rows(source.logits_NV, k, temperatures, valid_vocab)
-        for rows in rows_of(source, None):
-            found = topk_rows(source.logits(rows), k, temperatures, valid_vocab)
+        for rows in chunks:
+            found = topk_rows(source.logits(rows, scratch_CV), k, temperatures, valid_vocab)
             for into, value in zip(out, found, strict=True):
                 into[rows] = value
         return out
-    for rows in rows_of(source, None):
-        found = topk_and_tail(source.logits(rows)[:, :valid_vocab], k, temperatures)
+    for rows in chunks:
+        found = topk_and_tail(source.logits(rows, scratch_CV)[:, :valid_vocab], k, temperatures)
         for into, value in zip(out, found, strict=True):
             into[rows] = value
     return out
 
 
-def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float) -> LinearSource:
-    return LinearSource(hidden, Head(weight, bias, softcap, scale, compute_dtype(hidden, weight)))
+def _head(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, impl: str
+) -> LinearSource:
+    return LinearSource(hidden, Head(weight, bias, softcap, scale, compute_dtype(hidden, weight), impl))
 
 
 @torch.library.custom_op(
@@ -107,7 +119,7 @@ def linear_topk_logits_op(
     # Padding rows of the head are never multiplied.
     weight, bias = weight[:valid_vocab], None if bias is None else bias[:valid_vocab]
     with exact_arithmetic(hidden):
-        return _chunked(_head(hidden, weight, bias, softcap, logit_scale), k, temperatures, valid_vocab, impl)
+        return _chunked(_head(hidden, weight, bias, softcap, logit_scale, impl), k, temperatures, valid_vocab, impl)
 
 
 @linear_topk_logits_op.register_fake
@@ -122,4 +134,4 @@ def _(
     valid_vocab: int,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(_head(hidden, weight, bias, softcap, logit_scale), k, len(temperatures))
+    return _empty(_head(hidden, weight, bias, softcap, logit_scale, impl), k, len(temperatures))
