@@ -20,7 +20,7 @@ from distill_objectives.rollouts.options import MiniLLMOptions
 
 
 class MiniLLM:
-    """Gradient of ``KL(q || p)`` over whole responses, token by token of the student's (MiniLLM, arXiv 2306.08543).
+    """Gradient of ``KL(q || p)`` over whole responses, summed over the student's tokens (MiniLLM, arXiv 2306.08543).
 
     With ``r_t = log p(y_t) - log q(y_t)`` and ``R_t = sum_{t' >= t} r_t'`` the policy gradient is
     ``-E sum_t (R_t - 1) grad log q(y_t)``. Its three variance controls, each an option:
@@ -88,6 +88,8 @@ class MiniLLM:
 
     def rows(self, support: SupportLogits, target: RowTarget | None, rows: RowInfo) -> Tensor:
         """[n] values, see the class."""
+        if target is not None:
+            check_same_rows(support, target)
         now_n, later_n = (rows.extra[name].to(support.tail_NT.dtype) for name in ("now", "later"))
         logp_n = -support.cross_entropy()
         score_n = -later_n * (logp_n - logp_n.detach())
@@ -95,7 +97,6 @@ class MiniLLM:
             return score_n + now_n
         if target is None:
             raise ValueError("minillm compares with a teacher, but no target was given")
-        check_same_rows(support, target)
         teacher_nK1, student_nK1 = on_simplex(target, support, 1.0)
         divergence_n = (student_nK1.exp() * (student_nK1 - teacher_nK1)).sum(-1)
         return now_n * divergence_n + score_n
