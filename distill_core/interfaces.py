@@ -330,7 +330,32 @@ class RowEvaluator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SynthesisContext:
+    """Given to ``build(ctx)`` of a synthesizer before it makes records.
+
+    Args:
+        seed: the run's seed.
+        build: builds another component: ``ctx.build("checker", {"use": "numeric-answer"})``.
+        teacher: ``ctx.teacher(name)`` is a live teacher of the run file, loaded once; ``ctx.teacher(None)`` the first.
+        tokenizer: ``ctx.tokenizer()`` is the student's tokenizer, which makes the data.
+        say: prints a message beside the progress.
+    """
+
+    seed: int
+    build: Callable[[str, Mapping[str, Any]], Any]
+    teacher: Callable[[str | None], Any]
+    tokenizer: Callable[[], Any]
+    say: Callable[[str], None]
+
+
 class Synthesizer(Protocol):
-    """Makes or selects a data set; yields records like a source, with provenance."""
+    """Makes or selects a data set; yields records like a source, with provenance.
+
+    ``directory`` is its own: what it keeps there survives an interruption, after which it is called again. One that
+    asks a teacher declares what it needs of it (``signals=("text",)`` for one that must write); an option ``teacher``
+    names which one. Optional: ``build(ctx)`` with a :class:`SynthesisContext`, and ``summary()``, plain data about what
+    was made, kept with the stage.
+    """
 
     def synthesize(self, source: Iterable[Mapping[str, Any]], directory: Path) -> Iterator[dict[str, Any]]: ...
