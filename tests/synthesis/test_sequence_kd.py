@@ -165,7 +165,7 @@ def test_a_model_writes_what_the_student_is_trained_on(tiny: Workshop) -> None:
     assert "synthesize: finished" in inside("train", file).stderr
     assert any("teacher" in part for part in manifest(tiny, "synthesize")["parts"])
     changed = inside("synthesize", tiny.write(lambda data: data.update(seed=1)))
-    assert "synthesize: seed was 0, is now 1" in changed.stderr or "runs again" in changed.stderr
+    assert "runs again" in changed.stderr and "seed" in changed.stderr
 
 
 # What a user is told ----------------------------------------------------------------------------------------------
