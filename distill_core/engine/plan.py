@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = ("synthesize", "data", "student", "capture", "train", "evaluate", "report")
 
-RESUMABLE = ("capture", "train")
+RESUMABLE = ("synthesize", "capture", "train")
 """Stages that go on where they were interrupted; the others are short and start over."""
 
 _NO_EFFECT = ("keep_checkpoints", "trackers")
@@ -121,7 +121,13 @@ class PartsOf:
 
     def synthesize(self) -> Parts:
         source = self._source("train")
-        return {**source, **self._component(("synthesize",)), **self._seed(), **_code()}
+        at: Location = ("synthesize",)
+        parts = {**source, **self._component(at), **self._seed(), **_code()}
+        options = self.components[at].options
+        if self.components[at].entry.needs(options).signals:
+            named = getattr(options, "teacher", None)
+            parts.update(self._teachers(list(self.config.all_teachers)[:1] if named is None else [named]))
+        return parts
 
     def data(self, split: str) -> Parts:
         section = getattr(self.config.data, split)

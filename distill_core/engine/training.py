@@ -129,6 +129,7 @@ def train(
         directory=directory,
         rank=arguments.process_index,
         world_size=arguments.world_size,
+        rollout=rollout,
     )
     companions.build(context)
     _build_objectives(model, objectives, context, Sources(teacher, named))

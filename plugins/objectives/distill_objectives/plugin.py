@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from distill_core.plugin import Component, component, hookimpl, objective
+from distill_objectives.rollouts.components import on_policy_components, on_policy_problems
 
 _DIVERGENCES = (
     (
@@ -110,4 +112,10 @@ def distill_components() -> Sequence[Component]:
                 options=f"distill_objectives.options:{options}",
             )
         )
+    components += on_policy_components()
     return components
+
+
+@hookimpl
+def distill_check_plan(plan: Any) -> Sequence[str]:
+    return list(on_policy_problems(plan))
