@@ -151,9 +151,10 @@ def _training_problems(
     at: Location = (("compare", name) if own_objectives else ("train",)) + ("objectives",)
     asking = []
     for index in range(len(training.objectives)):
-        component = components.get((*at, index))
-        if component is not None:
-            asking.append(((*at, index), component, component.entry.needs(component.options)))
+        for location in ((*at, index), (*at, index, "row_weights")):
+            component = components.get(location)
+            if component is not None:
+                asking.append((index, location, component, component.entry.needs(component.options)))
     names = [ref.name or ref.use for ref in training.objectives]
     for index, label in enumerate(names):
         if label in names[:index]:
@@ -170,13 +171,13 @@ def _training_problems(
         yield from _aggregate_problems(name, training, config, changed)
     sources = [objective.source for objective in training.objectives]
     read: dict[str | None, set[float]] = {}
-    for location, component, needs in asking:
+    for index, location, component, needs in asking:
         if not needs.signals:
             continue
-        source = sources[int(location[-1])]
+        source = sources[index]
         supply = supply_of(name, training, config, components, source=source)
         if isinstance(supply, Problem):
-            yield Problem((*location, "source"), supply.message) if source is not None else supply
+            yield Problem((*at, index, "source"), supply.message) if source is not None else supply
             continue
         read.setdefault(source, set()).update(needs.temperatures or ())
         if supply.mixed and len(read[source]) > 1:
