@@ -85,9 +85,7 @@ def geometric_mixture(
     return _as_target(targets, mean_NK1 - log_mass_N[:, None], temperature), log_mass_N
 
 
-def disagreement(
-    targets: Mapping[str, RowTarget], weights_NM: Tensor, temperature: float = 1.0
-) -> dict[str, Tensor]:
+def disagreement(targets: Mapping[str, RowTarget], weights_NM: Tensor, temperature: float = 1.0) -> dict[str, Tensor]:
     """How far the teachers of a mixture are from each other, on the common support and the tail; [N] each.
 
     With the mixture ``p = sum_m w_m p_m`` and entropies H in nat::
@@ -96,7 +94,7 @@ def disagreement(
         mutual_information  H(p) - sum_m w_m H(p_m)      what they doubt together (knowledge uncertainty), >= 0
         ensemble_variance   sum_c sum_m w_m (p_mc - p_c)^2
 
-    The decomposition is that of Malinin, Mlodozeniec & Gales (arXiv 1905.00076, section 2). Merging tokens into a tail
+    The decomposition is that of Malinin, Mlodozeniec & Gales (arXiv 1905.00076). Merging tokens into a tail
     never raises the first two.
 
     Args:

@@ -88,8 +88,8 @@ class AggregatedTeacher:
         lacking = sorted(needs.signals - {"targets"} - set(mixed.extra))
         if lacking:
             raise SignalError(
-                f"{', '.join(lacking)} of several teachers cannot be mixed: name one teacher as the objective's source, "
-                f"or an aggregator that gives it (this one gives {', '.join(sorted(mixed.extra)) or 'targets alone'})"
+                f"{', '.join(lacking)} of several teachers cannot be mixed: name one teacher as the objective's "
+                f"source, or an aggregator that gives it (this one gives {', '.join(sorted(mixed.extra)) or 'none'})"
             )
         return mixed
 

@@ -39,14 +39,7 @@ Components = Mapping[Location, Any]
 def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
     """Every mismatch between the parts; components that could not be resolved are passed over."""
     problems = [*_teacher_problems(config), *_capture_problems(config, components)]
-    if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
-        count = len(config.all_teachers)
-        problems.append(
-            Problem(
-                ("student", "init", "from_teacher"),
-                f"takes layers of the teacher: exactly one `teacher:` is expected, the run file names {count}",
-            )
-        )
+    problems += _student_problems(config)
     seen: set[tuple[Location, str]] = set()
     for name, training in config.trainings().items():
         for problem in _training_problems(name, training, config, components):
@@ -54,6 +47,22 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
                 seen.add((problem.location, problem.message))
                 problems.append(problem)
     return problems
+
+
+def _student_problems(config: RunConfig) -> Iterator[Problem]:
+    cut, teachers = config.student.init.from_teacher, config.all_teachers
+    if cut is None:
+        return
+    at: Location = ("student", "init", "from_teacher")
+    if cut.teacher is not None and cut.teacher not in teachers:
+        hint = suggestion(cut.teacher, teachers, what="teachers of this file")
+        yield Problem((*at, "teacher"), f"no teacher is called {cut.teacher!r}{hint}")
+    elif cut.teacher is None and len(teachers) != 1:
+        yield Problem(
+            at,
+            f"takes layers of the teacher: exactly one `teacher:` is expected, the run file names {len(teachers)}"
+            + (f" ({', '.join(teachers)}): say which, `teacher: NAME` beside layers" if teachers else ""),
+        )
 
 
 def _teacher_problems(config: RunConfig) -> Iterator[Problem]:

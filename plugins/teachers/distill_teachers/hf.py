@@ -28,11 +28,9 @@ from distill_teachers.sparse_targets import (
     from_hidden,
     from_logits,
     single_draws,
+    wanted_spec,
 )
 from distill_teachers.weights import Weights, choose_device, choose_dtype, find_weights, load_model, load_tokenizer
-
-DEFAULT_SUPPORT = 64
-"""Entries of an exact target when the caller says nothing about sparsity."""
 
 PROVIDED = frozenset({"targets", "hidden_states", "attentions"}) | taps.SIGNALS
 
@@ -177,7 +175,7 @@ class HFTeacher:
             raise SignalError(f"the teacher {self.label} cannot give {unknown}; it gives {sorted(PROVIDED)}")
         home = batch.input_ids_BT.device
         batch = batch.to(self.device)
-        self._check_batch(batch)
+        self.check_batch(batch)
         spec = self._sparse_spec(needs, sparse) if "targets" in needs.signals else None
         if "attentions" in needs.signals and self.config._attn_implementation != "eager":
             self.model.set_attn_implementation("eager")
@@ -266,21 +264,12 @@ class HFTeacher:
         )
 
     def _sparse_spec(self, needs: Needs, sparse: SparseSpec | None) -> SparseSpec:
-        wanted = needs.temperatures or ()
-        if sparse is None:
-            sparse = SparseSpec("topk", min(DEFAULT_SUPPORT, self.valid_vocab), temperatures=wanted or (1.0,))
-        elif sparse.method == "topk":
-            temperatures = tuple(dict.fromkeys((*sparse.temperatures, *wanted)))
-            sparse = replace(sparse, temperatures=temperatures)
-        elif set(wanted) - set(sparse.temperatures):
-            raise SignalError(
-                f"temperatures {list(wanted)} were asked of a sample drawn at {list(sparse.temperatures)}, which "
-                "serves that one alone; use method: topk, or draw at the temperature of the objective"
-            )
-        check_spec(sparse, valid_vocab=self.valid_vocab, label=self.label)
-        return sparse
+        spec = wanted_spec(needs, sparse, valid_vocab=self.valid_vocab)
+        check_spec(spec, valid_vocab=self.valid_vocab, label=self.label)
+        return spec
 
-    def _check_batch(self, batch: TokenBatch) -> None:
+    def check_batch(self, batch: TokenBatch) -> None:
+        """Raise if the batch does not fit the model: SignalError for its length, VocabularyError for its ids."""
         length_tokens = batch.input_ids_BT.shape[1]
         text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
         limit_tokens = getattr(text, "max_position_embeddings", None)
