@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
@@ -38,8 +39,12 @@ Components = Mapping[Location, Any]
 
 def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
     """Every mismatch between the parts; components that could not be resolved are passed over."""
-    problems = [*_teacher_problems(config), *_capture_problems(config, components)]
-    problems += _student_problems(config)
+    problems = [
+        *_teacher_problems(config),
+        *_writer_problems(config, components),
+        *_capture_problems(config, components),
+        *_student_problems(config),
+    ]
     seen: set[tuple[Location, str]] = set()
     for name, training in config.trainings().items():
         for problem in _training_problems(name, training, config, components):
@@ -71,6 +76,23 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
     for name in config.compare:
         if name in ("student", "teacher"):
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
+
+
+def _writer_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """Synthesizers, rollouts and others that ask for written text need a teacher that writes."""
+    places = [("teacher",)] if config.teacher is not None else [("teachers", name) for name in config.teachers or ()]
+    teachers = [components[place] for place in places if place in components]
+    given = {teacher.entry.id: teacher.entry.provides(teacher.options).signals for teacher in teachers}
+    if len(teachers) < len(places) or any(TEXT in signals for signals in given.values()):
+        return
+    for location, component in components.items():
+        if (
+            component.entry.component.kind == "objective"
+            or TEXT not in component.entry.needs(component.options).signals
+        ):
+            continue
+        found = "; ".join(f"{name} gives {_listed(signals)}" for name, signals in given.items()) or "the file has none"
+        yield Problem(location, f"{component.entry.id} needs a teacher that writes text ({TEXT}): {found}")
 
 
 def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:

@@ -46,7 +46,7 @@ class RunContext:
         return self._teachers[name]
 
     def teacher_source(self, name: str | None = None) -> str | None:
-        """Where ``from_pretrained`` finds a teacher (default: the first); None without one, or if it is no such model."""
+        """Where ``from_pretrained`` finds a teacher (default: the first); None if there is none or it is no model."""
         if not self.config.all_teachers:
             return None
         pretrained = getattr(self.teacher(name), "pretrained", None)
