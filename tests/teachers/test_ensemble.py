@@ -157,9 +157,9 @@ def test_ensembles_that_cannot_be(members: dict[str, HFTeacher], batch: TokenBat
             get_registry().options("teacher", {"use": "ensemble", **options})
 
 
-def test_members_by_option(tiny_model_dir: Path, batch: TokenBatch) -> None:
+def test_members_by_option(tiny_model_dir: Path, batch: TokenBatch, tmp_path: Path) -> None:
     """One model twice is that model; thinned to one layer it is another, made once in the cache."""
-    directory, cache = str(tiny_model_dir), str(tiny_model_dir / "cache")
+    directory, cache = str(tiny_model_dir), str(tmp_path / "cache")
     registry = get_registry()
     alone = registry.build("teacher", {"use": "hf", "model": directory})
     thin = {"model": directory, "layers": [1], "cache_dir": cache}
@@ -176,11 +176,11 @@ def test_members_by_option(tiny_model_dir: Path, batch: TokenBatch) -> None:
     torch.testing.assert_close(ordered[2], ordered[3], rtol=1e-4, atol=1e-4)
     assert float((ordered[0] - ordered[2]).abs().max()) > 0.05
     assert single.config.num_hidden_layers == 1 and single.identity() != alone.identity()
-    (made,) = (tiny_model_dir / "cache" / "layers").iterdir()
+    (made,) = (tmp_path / "cache" / "layers").iterdir()
     assert single.pretrained() == str(made)
 
 
-def test_calibration_finds_the_temperature_of_the_text(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_calibration_finds_the_temperature_of_the_text(tiny_model_dir: Path) -> None:
     """Labels drawn from the teacher at temperature 1.6: the fit finds it, and the exact minimiser of the same loss."""
     from distill_teachers.held_out import label_loss
 
@@ -210,9 +210,7 @@ def test_calibration_finds_the_temperature_of_the_text(tiny_model_dir: Path, tmp
     assert found == pytest.approx(1.6, abs=0.25)
 
 
-def test_a_calibrated_teacher_answers_at_its_temperature(
-    members: dict[str, HFTeacher], batch: TokenBatch, tiny_model_dir: Path, tmp_path: Path
-) -> None:
+def test_a_calibrated_teacher_answers_at_its_temperature(members: dict[str, HFTeacher], batch: TokenBatch) -> None:
     inner = members["a"]
     teacher = CalibratedTeacher.of(inner, 2.0)
     both = Needs(frozenset({"targets"}), ("exact",), (1.0, 1.5))
@@ -228,19 +226,27 @@ def test_a_calibrated_teacher_answers_at_its_temperature(
     assert teacher.identity() == f"{inner.identity()} calibrated at T=2.0000"
     with pytest.raises(SignalError, match="gives targets alone"):
         teacher.signals(batch, Needs(frozenset({"hidden_states"})))
-    records = tmp_path / "held_out.jsonl"
-    records.write_text(json.dumps({"text": "The state of the union is strong."}) + "\n")
-    fitted = get_registry().build(
-        "teacher",
-        {
-            "use": "calibrated",
-            "teacher": {"use": "hf", "model": str(tiny_model_dir)},
-            "source": {"use": "jsonl", "path": str(records)},
-        },
-    )
-    # a random model knows nothing of English: the flatter, the better, to the end of the range
     with pytest.raises(SignalError, match=r"still falls at temperature 10, the end of the range"):
-        fitted.identity()
+        fit_temperature(lambda temperatures: torch.tensor([1 / one for one in temperatures]))
+
+
+def test_calibration_reads_its_source(
+    tiny_model_dir: Path, tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the search replaced by one look, T is the loss of the text at temperature 1."""
+    text = "The state of the union is strong."
+    records = tmp_path / "held_out.jsonl"
+    records.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    monkeypatch.setattr("distill_teachers.calibrated.fit_temperature", lambda loss: float(loss((1.0,))[0]))
+    inner = {"use": "hf", "model": str(tiny_model_dir)}
+    ask = {"use": "calibrated", "teacher": inner, "source": {"use": "jsonl", "path": str(records)}}
+    teacher = get_registry().build("teacher", ask)
+    ids = torch.tensor([tiny_tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        logits = get_registry().build("teacher", inner).model(input_ids=ids).logits[0].double()
+    expected = float(torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:]))
+    assert teacher.temperature == pytest.approx(expected, abs=1e-3)
+    assert teacher.identity().endswith(f"calibrated at T={teacher.temperature:.4f}")
 
 
 @pytest.mark.parametrize(
