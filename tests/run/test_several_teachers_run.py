@@ -50,6 +50,7 @@ def both(tmp_path: Path, tiny_model_dir: Path, other_model_dir: Path) -> Worksho
     for name, chosen in (("train", rows[:8]), ("eval", rows[8:])):
         lines = "".join(json.dumps(row) + "\n" for row in chosen)
         (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        workshop.good["data"][name]["source"]["domain"] = "domain"
     return workshop
 
 
