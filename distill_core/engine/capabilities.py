@@ -11,7 +11,15 @@ from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
-from distill_core.engine.supply import SAMPLED_METHODS, Supply, captured_teachers, located_captures, supply_of
+from distill_core.engine.supply import (
+    SAMPLED_METHODS,
+    Supply,
+    aligner_of,
+    captured_teachers,
+    located_captures,
+    readers_of,
+    supply_of,
+)
 from distill_core.plugin import Needs, Provides
 
 
@@ -47,7 +55,8 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
     ]
     seen: set[tuple[Location, str]] = set()
     for name, training in config.trainings().items():
-        for problem in _training_problems(name, training, config, components):
+        found = [*_training_problems(name, training, config, components)]
+        for problem in [*found, *_aligner_problems(name, training, config, components)]:
             if (problem.location, problem.message) not in seen:
                 seen.add((problem.location, problem.message))
                 problems.append(problem)
@@ -221,6 +230,44 @@ def _training_problems(
         place = home if changed and not own_objectives else location
         who = component.entry.id if place == location else f"{component.entry.id} ({path_text(location)})"
         yield from _fit(place, who, component.options, needs, supply)
+
+
+def _aligner_problems(name: str, training: TrainConfig, config: RunConfig, components: Components) -> Iterator[Problem]:
+    """Does what is captured or asked for survive the aligner that this training names?"""
+    found = aligner_of(name, training, config, components)
+    if found is None or training.teacher == "none":
+        return
+    at, aligner = found
+    provides = aligner.entry.provides(aligner.options)
+    asked: list[tuple[Location, CaptureConfig]] = []
+    if training.teacher == "live" and training.sparse is not None:
+        asked.append((("train", "sparse"), training.sparse))
+    for place, capture in located_captures(config):
+        readers = readers_of(capture.name, config)
+        if name not in readers:
+            continue
+        asked.append((place, capture))
+        others = [other for other, reader in readers.items() if reader.vocabulary != training.vocabulary]
+        if others:
+            yield Problem(
+                at,
+                f"the capture {capture.name!r} is made through the aligner {aligner.entry.id}, but {', '.join(others)} "
+                "reads it with another `vocabulary`: give each a capture of its own",
+            )
+    for place, sparsity in asked:
+        kind = "sampled" if sparsity.method in SAMPLED_METHODS else "exact"
+        if kind not in provides.targets:
+            yield Problem(
+                (*place, "method"),
+                f"{sparsity.method} draws a sample, but the aligner {aligner.entry.id} translates "
+                f"{_listed(provides.targets)} targets alone: use method: topk",
+            )
+        missing = _missing(tuple(sparsity.temperatures), provides.temperatures)
+        if missing:
+            yield Problem(
+                (*place, "temperatures"),
+                f"the aligner {aligner.entry.id} answers at {list(provides.temperatures or ())}, not at {missing}",
+            )
 
 
 def _aggregate_problems(
