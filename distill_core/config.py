@@ -93,6 +93,7 @@ class DataConfig(Section):
 
 class FromTeacher(Section):
     layers: list[NonNegativeInt] = Field(min_length=1, description="teacher layers to keep, in order, from 0")
+    teacher: str | None = Field(default=None, description="which of several teachers; needed where there are several")
 
 
 class InitConfig(Section):

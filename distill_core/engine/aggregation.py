@@ -71,37 +71,44 @@ class AggregatedTeacher:
         return " + ".join(f"{name}={member.identity()}" for name, member in self.members.items())
 
     def signals(self, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None) -> TeacherSignals:
-        """The mixed target; other signals cannot be mixed.
+        """The mixed target, and what else the aggregator says of its teachers; other signals cannot be mixed.
 
         Raises:
-            SignalError: a signal other than targets, several temperatures, or members without a common support.
+            SignalError: a signal that the aggregator does not give, several temperatures, or members without a common
+                support.
         """
-        lacking = sorted(needs.signals - {"targets"})
-        if lacking:
-            raise SignalError(
-                f"{', '.join(lacking)} of several teachers cannot be mixed: name one teacher as the objective's source"
-            )
         temperatures = needs.temperatures or (1.0,)
         if len(temperatures) != 1:
             raise SignalError(
                 f"a mixture is made at one temperature, but the objectives read {list(temperatures)}: give them the "
                 "same temperature, or one teacher each"
             )
-        targets = joint_targets(self.members, batch, needs, sparse)
-        return self.aggregator.combine(targets, batch, temperatures[0])
+        targets = joint_targets(self.members, batch, replace(needs, signals=frozenset({"targets"})), sparse)
+        mixed = self.aggregator.combine(targets, batch, temperatures[0])
+        lacking = sorted(needs.signals - {"targets"} - set(mixed.extra))
+        if lacking:
+            raise SignalError(
+                f"{', '.join(lacking)} of several teachers cannot be mixed: name one teacher as the objective's "
+                f"source, or an aggregator that gives it (this one gives {', '.join(sorted(mixed.extra)) or 'none'})"
+            )
+        return mixed
 
 
 def joint_targets(
     members: Mapping[str, Teacher], batch: TokenBatch, needs: Needs, sparse: SparseSpec | None
 ) -> dict[str, RowTarget]:
-    """Every member's exact target on the union of their supports, entries in one order.
+    """Every member's exact target on the union of their supports and the label, entries in one order.
+
+    The label is there so that every teacher's likelihood of it is known, whatever its support: aggregators weigh by it.
 
     Raises:
         SignalError: a member gives no exact target, or none on the ids it was asked for.
     """
     targets = {name: _exact(name, member.signals(batch, needs, sparse).target) for name, member in members.items()}
     ordered = {name: by_id(target) for name, target in targets.items()}
-    ids_NU = union_of_supports([target.ids_NK for target in ordered.values()], batch.rows().labels_N)
+    labels_N = batch.rows().labels_N
+    supports = [target.ids_NK for target in ordered.values()]
+    ids_NU = union_of_supports([*supports, labels_N[:, None].to(supports[0].device)], labels_N)
     if not _all_on(ids_NU, ordered.values()):
         spec = sparse or SparseSpec("topk", ids_NU.shape[1], needs.temperatures or (1.0,))
         asked = replace(spec, method="topk", ids_NK=ids_NU)

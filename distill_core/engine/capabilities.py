@@ -51,15 +51,8 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         *_teacher_problems(config),
         *_writer_problems(config, components),
         *_capture_problems(config, components),
+        *_student_problems(config),
     ]
-    if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
-        count = len(config.all_teachers)
-        problems.append(
-            Problem(
-                ("student", "init", "from_teacher"),
-                f"takes layers of the teacher: exactly one `teacher:` is expected, the run file names {count}",
-            )
-        )
     seen: set[tuple[Location, str]] = set()
     for name, training in config.trainings().items():
         found = [*_training_problems(name, training, config, components)]
@@ -68,6 +61,22 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
                 seen.add((problem.location, problem.message))
                 problems.append(problem)
     return problems
+
+
+def _student_problems(config: RunConfig) -> Iterator[Problem]:
+    cut, teachers = config.student.init.from_teacher, config.all_teachers
+    if cut is None:
+        return
+    at: Location = ("student", "init", "from_teacher")
+    if cut.teacher is not None and cut.teacher not in teachers:
+        hint = suggestion(cut.teacher, teachers, what="teachers of this file")
+        yield Problem((*at, "teacher"), f"no teacher is called {cut.teacher!r}{hint}")
+    elif cut.teacher is None and len(teachers) != 1:
+        yield Problem(
+            at,
+            f"takes layers of the teacher: exactly one `teacher:` is expected, the run file names {len(teachers)}"
+            + (f" ({', '.join(teachers)}): say which, `teacher: NAME` beside layers" if teachers else ""),
+        )
 
 
 def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
@@ -182,9 +191,10 @@ def _training_problems(
     at: Location = (("compare", name) if own_objectives else ("train",)) + ("objectives",)
     asking = []
     for index in range(len(training.objectives)):
-        component = components.get((*at, index))
-        if component is not None:
-            asking.append(((*at, index), component, component.entry.needs(component.options)))
+        for location in ((*at, index), (*at, index, "row_weights")):
+            component = components.get(location)
+            if component is not None:
+                asking.append((index, location, component, component.entry.needs(component.options)))
     names = [ref.name or ref.use for ref in training.objectives]
     for index, label in enumerate(names):
         if label in names[:index]:
@@ -201,13 +211,13 @@ def _training_problems(
         yield from _aggregate_problems(name, training, config, changed)
     sources = [objective.source for objective in training.objectives]
     read: dict[str | None, set[float]] = {}
-    for location, component, needs in asking:
+    for index, location, component, needs in asking:
         if not needs.signals:
             continue
-        source = sources[int(location[-1])]
+        source = sources[index]
         supply = supply_of(name, training, config, components, source=source)
         if isinstance(supply, Problem):
-            yield Problem((*location, "source"), supply.message) if source is not None else supply
+            yield Problem((*at, index, "source"), supply.message) if source is not None else supply
             continue
         read.setdefault(source, set()).update(needs.temperatures or ())
         if supply.mixed and len(read[source]) > 1:

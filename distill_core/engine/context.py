@@ -45,11 +45,11 @@ class RunContext:
             self._teachers[name] = self.registry.build("teacher", self.config.all_teachers[name])
         return self._teachers[name]
 
-    def teacher_source(self) -> str | None:
-        """Where ``from_pretrained`` finds the teacher; None without a teacher or for one that is no such model."""
+    def teacher_source(self, name: str | None = None) -> str | None:
+        """Where ``from_pretrained`` finds a teacher (default: the first); None if there is none or it is no model."""
         if not self.config.all_teachers:
             return None
-        pretrained = getattr(self.teacher(), "pretrained", None)
+        pretrained = getattr(self.teacher(name), "pretrained", None)
         return None if pretrained is None else str(pretrained())
 
     def tokenizer(self) -> Any:

@@ -40,7 +40,7 @@ def capture_jointly(
     *,
     progress: Progress | None = None,
 ) -> CaptureResult:
-    """Store the exact targets of several teachers on the union of their ``config.k`` likeliest tokens.
+    """Store the exact targets of several teachers on the union of their ``config.k`` likeliest tokens and the label.
 
     Resumes what is there: the stores are written shard by shard together, and one that is a shard ahead waits.
 
@@ -69,7 +69,8 @@ def capture_jointly(
     with ExitStack() as stack:
         writers = {}
         for name, teacher in teachers.items():
-            meta = store_meta(teacher, config, seed=0, k=min(config.k * len(teachers), teacher.vocabulary().size))
+            k = min(config.k * len(teachers) + 1, teacher.vocabulary().size)  # the union, and the label
+            meta = store_meta(teacher, config, seed=0, k=k)
             writers[name] = stack.enter_context(
                 StoreWriter(Path(directory) / name, meta, shard_sequences=config.shard_sequences)
             )

@@ -110,9 +110,10 @@ def student(context: RunContext, stage: Stage) -> Notes:
 
     config = context.config
     needs_teacher = config.student.init.model is None
+    cut = config.student.init.from_teacher
     directory = initialise_student(
         config.student,
-        teacher_source=context.teacher_source() if needs_teacher else None,
+        teacher_source=context.teacher_source(None if cut is None else cut.teacher) if needs_teacher else None,
         directory=context.path(stage.name),
         seed=config.seed,
     )

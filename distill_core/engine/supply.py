@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,13 +90,23 @@ def supply_of(
             f"is none, but an objective ({objectives}) needs a teacher: use store or live, or cross-entropy alone",
         )
     if training.teacher == "live":
-        supply = _live(place("teacher"), training, config, components, source)
+        mixed = _aggregator_signals(place, components)
+        supply = _live(place("teacher"), training, config, components, source, mixed_signals=mixed)
         found = aligner_of(name, training, config, components)
         return supply if found is None or isinstance(supply, Problem) else _translated(supply, found[1])
-    return _stored(place("store"), training, config, source)
+    return _stored(place("store"), training, config, source, mixed_signals=_aggregator_signals(place, components))
 
 
-def _stored(at: Location, training: TrainConfig, config: RunConfig, source: str | None) -> Supply | Problem:
+def _aggregator_signals(place: Callable[[str], Location], components: Mapping[Location, Any]) -> frozenset[str]:
+    """What an aggregator gives: the mixed target, and what it says of its teachers."""
+    aggregator = components.get(place("aggregate"))
+    own = frozenset() if aggregator is None else aggregator.entry.provides(aggregator.options).signals
+    return frozenset({"targets"}) | own
+
+
+def _stored(
+    at: Location, training: TrainConfig, config: RunConfig, source: str | None, *, mixed_signals: frozenset[str]
+) -> Supply | Problem:
     captures = {capture.name: (place, capture) for place, capture in located_captures(config)}
     wanted = training.store if source is None else source
     if wanted not in captures:
@@ -113,7 +123,7 @@ def _stored(at: Location, training: TrainConfig, config: RunConfig, source: str 
         )
     return Supply(
         what=f"the capture {capture.name!r} (method {capture.method})",
-        signals=frozenset({"targets"}),
+        signals=mixed_signals if mixed else frozenset({"targets"}),
         method=capture.method,
         temperatures=tuple(capture.temperatures),
         setting=path_text(place),
@@ -134,7 +144,13 @@ def _translated(supply: Supply, aligner: Any) -> Supply:
 
 
 def _live(
-    at: Location, training: TrainConfig, config: RunConfig, components: Mapping[Location, Any], source: str | None
+    at: Location,
+    training: TrainConfig,
+    config: RunConfig,
+    components: Mapping[Location, Any],
+    source: str | None,
+    *,
+    mixed_signals: frozenset[str],
 ) -> Supply | Problem:
     if not config.all_teachers:
         return Problem(at, "is live, but the run file has no `teacher:` section")
@@ -143,7 +159,7 @@ def _live(
         hint = suggestion(source, config.all_teachers, what="teachers of this file")
         return Problem(at, f"no teacher is called {source!r}{hint}")
     if source is None and training.aggregate is not None:
-        return Supply(f"the mixture of {names}", frozenset({"targets"}), "topk", None, "train.sparse", True, mixed=True)
+        return Supply(f"the mixture of {names}", mixed_signals, "topk", None, "train.sparse", True, mixed=True)
     if source is None and len(config.all_teachers) > 1:
         return Problem(
             at,

@@ -62,6 +62,19 @@ def test_live_teacher(tiny_model_dir: Path) -> None:
     assert sum(r.status == "passed" for r in live) >= 10
 
 
+def test_teachers_made_of_others(tiny_model_dir: Path) -> None:
+    one = {"model": str(tiny_model_dir)}
+    options = {
+        "ensemble": {"members": {"a": {**one, "temperature": 1.5}, "b": {**one, "weight": 2.0}}},
+        "calibrated": {"teacher": {"use": "hf", **one}, "temperature": 1.3},
+    }
+    results = check_plugin("distill-teachers", kind="teacher", options=options)
+    for name in options:
+        own = [r for r in results if r.component.endswith(f"teachers:{name}")]
+        assert [f"{r.check}: {r.detail}" for r in own if r.status == "failed"] == []
+        assert sum(r.status == "passed" for r in own) >= 9, name
+
+
 def test_sources_and_filters(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("First text.\n\nSecond paragraph, 日本語.\n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "one", "id": 1}\n{"text": "two", "id": 2}\n', encoding="utf-8")

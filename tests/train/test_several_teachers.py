@@ -161,7 +161,7 @@ def test_stores_captured_apart_cannot_be_mixed(tmp_path: Path, data: TokenDatase
     mixed = AggregatedTeacher({name: StoredSignals(tmp_path / name) for name in teachers}, Weighted(Options()))
     with pytest.raises(SignalError, match="captured together"):
         mixed.signals(next(iter(data.batches(2))), NEEDS)
-    with pytest.raises(StoreError, match="k: 4 against 8"):
+    with pytest.raises(StoreError, match="k: 4 against 9"):
         capture_jointly(teachers, data, CaptureConfig(method="topk", k=4, joint=True), tmp_path)
 
 

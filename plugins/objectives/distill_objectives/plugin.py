@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distill_core.plugin import Component, component, hookimpl, objective
+from distill_core.plugin import Component, Needs, component, hookimpl, objective
 from distill_objectives.rollouts.components import on_policy_components, on_policy_problems
 
 _DIVERGENCES = (
@@ -47,6 +47,23 @@ _SCHEDULES = (
     ("constant", "the same value at every step", "Constant", "ConstantOptions"),
     ("linear", "from start to end along a straight line", "Linear", "RampOptions"),
     ("cosine", "from start to end along half a cosine", "Cosine", "RampOptions"),
+)
+
+_ROW_WEIGHTS = (
+    (
+        "teacher-entropy",
+        "by how sure the teacher is: exp(-beta entropy), or one minus that",
+        "TeacherEntropy",
+        "TeacherEntropyOptions",
+        ("exact", "sampled"),
+    ),
+    (
+        "ensemble-variance",
+        "by how far several teachers agree: exp(-beta variance), or one minus that",
+        "EnsembleVariance",
+        "EnsembleVarianceOptions",
+        ("exact", "sampled"),
+    ),
 )
 
 
@@ -92,6 +109,34 @@ def distill_components() -> Sequence[Component]:
             targets=(),
         )
     )
+    components.append(
+        objective(
+            "label-posterior",
+            "distill_objectives.label_posterior:LabelPosterior",
+            summary="the label, read with the teacher's prediction as a Dirichlet prior",
+            options="distill_objectives.uncertainty_options:LabelPosteriorOptions",
+            targets=("exact", "sampled"),
+        )
+    )
+    components.append(
+        objective(
+            "ensemble-distribution",
+            "distill_objectives.ensemble_distribution:EnsembleDistribution",
+            summary="likelihood of several teachers under the student's Dirichlet: keeps their spread",
+            options="distill_objectives.uncertainty_options:EnsembleDistributionOptions",
+        )
+    )
+    for name, summary, attribute, options, targets in _ROW_WEIGHTS:
+        components.append(
+            Component(
+                "row-weight",
+                name,
+                f"distill_objectives.row_weights.{name.replace('-', '_')}:{attribute}",
+                summary=summary,
+                options=f"distill_objectives.row_weights.options:{options}",
+                needs=Needs(frozenset({"targets"}), targets),
+            )
+        )
     components.append(
         objective(
             "universal-logit",

@@ -87,6 +87,7 @@ class FieldNames(Options):
     completion: str | None = Field(default=None, description="field with the completion")
     messages: str | None = Field(default=None, description="field with a list of {role, content}")
     document: str | None = Field(default=None, description="field with the document id; default: file name and line")
+    domain: str | None = Field(default=None, description="field with the domain, e.g. to route by; default: none")
 
     @model_validator(mode="after")
     def _one_form(self) -> FieldNames:

@@ -34,6 +34,8 @@ def record_of(row: Mapping[str, Any], names: FieldNames, *, place: str, document
             )
         record[form] = value
     record["document"] = document if names.document is None else str(_field(row, names.document, place))
+    if names.domain is not None:
+        record["domain"] = str(_field(row, names.domain, place))
     return record
 
 

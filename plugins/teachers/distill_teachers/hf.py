@@ -40,12 +40,10 @@ from distill_teachers.sparse_targets import (
     from_hidden,
     from_logits,
     single_draws,
+    wanted_spec,
 )
 from distill_teachers.weights import Weights, choose_device, choose_dtype, find_weights, load_model, load_tokenizer
 from distill_teachers.writing import Draft, Writer
-
-DEFAULT_SUPPORT = 64
-"""Entries of an exact target when the caller says nothing about sparsity."""
 
 PROVIDED = frozenset({"targets", "hidden_states", "attentions"}) | taps.SIGNALS
 
@@ -194,7 +192,7 @@ class HFTeacher:
             )
         home = batch.input_ids_BT.device
         batch = batch.to(self.device)
-        self._check_batch(batch)
+        self.check_batch(batch)
         spec = self._sparse_spec(needs, sparse) if "targets" in needs.signals else None
         if "attentions" in needs.signals and self.config._attn_implementation != "eager":
             self.model.set_attn_implementation("eager")
@@ -283,19 +281,9 @@ class HFTeacher:
         )
 
     def _sparse_spec(self, needs: Needs, sparse: SparseSpec | None) -> SparseSpec:
-        wanted = needs.temperatures or ()
-        if sparse is None:
-            sparse = SparseSpec("topk", min(DEFAULT_SUPPORT, self.valid_vocab), temperatures=wanted or (1.0,))
-        elif sparse.method == "topk":
-            temperatures = tuple(dict.fromkeys((*sparse.temperatures, *wanted)))
-            sparse = replace(sparse, temperatures=temperatures)
-        elif set(wanted) - set(sparse.temperatures):
-            raise SignalError(
-                f"temperatures {list(wanted)} were asked of a sample drawn at {list(sparse.temperatures)}, which "
-                "serves that one alone; use method: topk, or draw at the temperature of the objective"
-            )
-        check_spec(sparse, valid_vocab=self.valid_vocab, label=self.label)
-        return sparse
+        spec = wanted_spec(needs, sparse, valid_vocab=self.valid_vocab)
+        check_spec(spec, valid_vocab=self.valid_vocab, label=self.label)
+        return spec
 
     def generate(self, requests: Iterable[GenerationRequest], parameters: GenerationParameters) -> Iterator[Completion]:
         """Write for every request, ``generation_batch`` at a time with one key-value cache; prompts of similar length
@@ -351,7 +339,8 @@ class HFTeacher:
         limit_tokens: int | None = getattr(text, "max_position_embeddings", None)
         return limit_tokens
 
-    def _check_batch(self, batch: TokenBatch) -> None:
+    def check_batch(self, batch: TokenBatch) -> None:
+        """Raise if the batch does not fit the model: SignalError for its length, VocabularyError for its ids."""
         length_tokens = batch.input_ids_BT.shape[1]
         limit_tokens = self._context_tokens
         if limit_tokens is not None and length_tokens > limit_tokens:

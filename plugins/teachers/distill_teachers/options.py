@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distill_core.errors import DistillError
 from distill_core.options import Options
@@ -31,6 +31,9 @@ class HFOptions(Options):
     )
     device: str = Field(
         default="auto", description="auto: the first GPU, else the CPU; or a torch device such as cuda:1"
+    )
+    layers: list[NonNegativeInt] | None = Field(
+        default=None, min_length=1, description="keep only these decoder layers, from 0: a thinned model; default: all"
     )
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
     cache_dir: str | None = Field(

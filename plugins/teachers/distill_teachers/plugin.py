@@ -6,6 +6,18 @@ from collections.abc import Sequence
 
 from distill_core.plugin import Component, Provides, hookimpl, teacher
 
+_DISAGREEMENT = ("ensemble_variance", "mutual_information", "expected_entropy")
+"""What is known of several teachers beside their mixture."""
+
+_AGGREGATORS = (
+    ("fixed", "the same weights everywhere, arithmetic or geometric mean", "Fixed"),
+    ("entropy", "row by row, surer teachers count more", "Entropy"),
+    ("validation-loss", "teachers that predict held-out text better count more", "ValidationLoss"),
+    ("router", "a gate learned while training: which teacher the text proves right", "Router"),
+    ("domain", "every sequence learns from the teacher of its domain", "Domain"),
+    ("minimum-ce", "per sequence, the teacher that predicts it best (MinCE), or an average (AvgCE)", "MinimumCE"),
+)
+
 _ALIGNED = frozenset({"targets", "ranked_log_probs"})
 
 
@@ -66,5 +78,30 @@ def distill_components() -> Sequence[Component]:
             signals=("text", "targets"),
             targets=("exact",),
             temperatures=(1.0,),
+        ),
+        teacher(
+            "ensemble",
+            "distill_teachers.ensemble:EnsembleTeacher",
+            summary="several local Transformers models of one tokenizer as one, mixed over the whole vocabulary",
+            options="distill_teachers.ensemble_options:EnsembleOptions",
+            signals=("targets", *_DISAGREEMENT),
+        ),
+        teacher(
+            "calibrated",
+            "distill_teachers.calibrated:CalibratedTeacher",
+            summary="another teacher at the temperature that fits held-out text best",
+            options="distill_teachers.ensemble_options:CalibratedOptions",
+            signals=("targets",),
+        ),
+        *(
+            Component(
+                "aggregator",
+                name,
+                f"distill_teachers.aggregators.{name.replace('-', '_')}:{attribute}",
+                summary=summary,
+                options=f"distill_teachers.aggregators.options:{attribute}Options",
+                provides=Provides(frozenset(_DISAGREEMENT)),
+            )
+            for name, summary, attribute in _AGGREGATORS
         ),
     ]

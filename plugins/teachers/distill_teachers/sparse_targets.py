@@ -16,7 +16,10 @@ from distill_core import ops
 from distill_core.errors import SignalError
 from distill_core.ops.head import Head, compute_dtype
 from distill_core.ops.row_chunks import default_rows, row_chunks
-from distill_core.types import RowTarget, SparseSpec
+from distill_core.types import Needs, RowTarget, SparseSpec
+
+DEFAULT_SUPPORT = 64
+"""Entries of an exact target when the caller says nothing about sparsity."""
 
 LogitsOfRows = Callable[[slice], Tensor]
 """Gives the final logits [n, V] of a slice of the rows."""
@@ -165,6 +168,25 @@ def single_draws(spec: SparseSpec) -> list[SparseSpec]:
         digest = hashlib.blake2b(f"{spec.seed}:{draw}".encode(), digest_size=8).digest()
         seeds.append(int.from_bytes(digest, "little") >> 1)
     return [replace(spec, seed=seed, draws=1) for seed in seeds]
+
+
+def wanted_spec(needs: Needs, sparse: SparseSpec | None, *, valid_vocab: int) -> SparseSpec:
+    """What the caller asks for, with the temperatures that objectives read; default: the 64 largest entries, exact.
+
+    Raises:
+        SignalError: a temperature that the sample is not drawn at.
+    """
+    wanted = needs.temperatures or ()
+    if sparse is None:
+        return SparseSpec("topk", min(DEFAULT_SUPPORT, valid_vocab), temperatures=wanted or (1.0,))
+    if sparse.method == "topk":
+        return replace(sparse, temperatures=tuple(dict.fromkeys((*sparse.temperatures, *wanted))))
+    if set(wanted) - set(sparse.temperatures):
+        raise SignalError(
+            f"temperatures {list(wanted)} were asked of a sample drawn at {list(sparse.temperatures)}, which "
+            "serves that one alone; use method: topk, or draw at the temperature of the objective"
+        )
+    return sparse
 
 
 def check_spec(spec: SparseSpec, *, valid_vocab: int, label: str) -> None:

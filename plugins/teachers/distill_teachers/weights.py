@@ -14,7 +14,9 @@ import torch
 from distill_core.errors import DistillError
 from distill_teachers.gguf import convert_gguf, file_sha256
 from distill_teachers.gguf_location import MissingAsset, cache_directory, locate_gguf
+from distill_teachers.identity import directory_identity
 from distill_teachers.options import HFOptions
+from distill_teachers.thinned import thinned_directory
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,28 @@ class Weights:
 
 
 def find_weights(options: HFOptions, dtype: torch.dtype) -> Weights:
-    """Resolve the options to a place; converts a GGUF file at the first call.
+    """Resolve the options to a place; converts a GGUF file, and thins a model to ``layers``, at the first call.
 
     Raises:
         MissingAsset: a package, file or directory is not there.
+        TrainingError: a layer that does not exist.
     """
+    whole = _find_whole(options, dtype)
+    if options.layers is None:
+        return whole
+    identity = whole.content or (
+        directory_identity(Path(whole.pretrained)) if whole.is_directory else f"{whole.pretrained}@{whole.revision}"
+    )
+    directory = thinned_directory(
+        f"{identity}:{dtype}",
+        options.layers,
+        cache=cache_directory(options.cache_dir),
+        load=lambda: (load_model(whole, options, torch.device("cpu"), dtype), load_tokenizer(whole, options)),
+    )
+    return Weights(pretrained=str(directory), label=f"{whole.label} ({len(options.layers)} layers)")
+
+
+def _find_whole(options: HFOptions, dtype: torch.dtype) -> Weights:
     if options.model is None:
         path = locate_gguf(package=options.gguf_package, file=options.gguf_file)
         directory = convert_gguf(path, cache=cache_directory(options.cache_dir), dtype=str(dtype).split(".")[1])

@@ -1,0 +1,1 @@
+"""Row weights: how much each row counts in one objective."""

@@ -1,0 +1,1 @@
+"""Aggregators: how the distributions of several teachers become one."""
