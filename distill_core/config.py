@@ -145,6 +145,22 @@ class CaptureConfig(Section):
     shard_sequences: PositiveInt = Field(default=64, description="sequences per shard; an interruption loses one shard")
 
 
+class SparseConfig(Section):
+    """How a live teacher's answer is made sparse."""
+
+    method: Literal["topk", "threshold", "multinomial"] = Field(
+        default="threshold", description="topk: exact; threshold, multinomial: sampled"
+    )
+    k: PositiveInt | ScheduleRef = Field(
+        default=12, description="entries per token, or a schedule of them (rounded to whole entries)"
+    )
+    temperatures: list[PositiveFloat] = Field(
+        default_factory=lambda: [1.0],
+        min_length=1,
+        description="at which a sample is drawn: exactly one (sampled methods); topk answers at what objectives read",
+    )
+
+
 class TrainConfig(Section):
     """A training; `compare` entries override fields of it, everything else stays equal."""
 
@@ -156,12 +172,16 @@ class TrainConfig(Section):
     vocabulary: Literal["error", "truncate", "align"] = Field(
         default="error", description="what to do when teacher and student vocabularies differ"
     )
-    sparse: CaptureConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
+    sparse: SparseConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
     aggregate: ComponentRef | None = Field(
         default=None, description="how the distributions of several teachers (live, or a joint capture) become one"
     )
     rollout: ComponentRef | None = Field(
         default=None, description="who writes the sequences of a step, e.g. the student; default: the data's own"
+    )
+    order: ComponentRef | None = Field(
+        default=None,
+        description="which sequence comes when, e.g. easy ones first; default: one random permutation after another",
     )
     objectives: list[ObjectiveRef] = Field(
         default_factory=lambda: [ObjectiveRef(use="forward-kl")],
@@ -209,9 +229,10 @@ class TrainOverrides(Section):
 
     teacher: Literal["store", "live", "none"] | None = Field(default=None, description="as in train")
     store: str | None = Field(default=None, description="as in train")
-    sparse: CaptureConfig | None = Field(default=None, description="as in train; null: the default")
+    sparse: SparseConfig | None = Field(default=None, description="as in train; null: the default")
     aggregate: ComponentRef | None = Field(default=None, description="as in train; null: none")
     rollout: ComponentRef | None = Field(default=None, description="as in train; null: the data's own sequences")
+    order: ComponentRef | None = Field(default=None, description="as in train; null: random permutations")
     objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1, description="as in train")
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
@@ -277,7 +298,7 @@ class RunConfig(Section):
         result = {"student": self.train}
         for name, overrides in self.compare.items():
             given = {field: getattr(overrides, field) for field in overrides.model_fields_set}
-            may_be_null = ("sparse", "rollout", "aggregate")
+            may_be_null = ("sparse", "rollout", "aggregate", "order")
             changed = {name: value for name, value in given.items() if value is not None or name in may_be_null}
             result[name] = self.train.model_copy(update=changed)
         return result

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from distill_core.config import CaptureConfig, RunConfig, TrainConfig
+from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.supply import SAMPLED_METHODS, Supply, captured_teachers, located_captures, supply_of
@@ -74,7 +74,7 @@ def _capture_problems(config: RunConfig, components: Components) -> Iterator[Pro
         yield from _captured_teacher_problems(at, capture, config, components)
 
 
-def sparse_problems(at: Location, capture: CaptureConfig) -> Iterator[Problem]:
+def sparse_problems(at: Location, capture: CaptureConfig | SparseConfig) -> Iterator[Problem]:
     """Rules of a sparsity by itself."""
     if capture.method in SAMPLED_METHODS and len(capture.temperatures) != 1:
         yield Problem(
@@ -84,7 +84,7 @@ def sparse_problems(at: Location, capture: CaptureConfig) -> Iterator[Problem]:
         )
     if len(set(capture.temperatures)) != len(capture.temperatures):
         yield Problem((*at, "temperatures"), f"lists a temperature twice: {capture.temperatures}")
-    if capture.method == "topk" and capture.draws != 1:
+    if isinstance(capture, CaptureConfig) and capture.method == "topk" and capture.draws != 1:
         yield Problem((*at, "draws"), f"method topk draws nothing, received draws: {capture.draws}; leave it out")
 
 
@@ -166,6 +166,8 @@ def _training_problems(
             f"{training.rollout.use} writes new sequences in every step, which a store does not hold: train.teacher: "
             "live, or none where no objective needs a teacher",
         )
+    if training.order is not None:
+        yield from _order_problems(name, training, components, changed)
     if training.aggregate is not None:
         yield from _aggregate_problems(name, training, config, changed)
     sources = [objective.source for objective in training.objectives]
@@ -189,6 +191,23 @@ def _training_problems(
         place = home if changed and not own_objectives else location
         who = component.entry.id if place == location else f"{component.entry.id} ({path_text(location)})"
         yield from _fit(place, who, component.options, needs, supply)
+
+
+def _order_problems(
+    name: str, training: TrainConfig, components: Components, changed: Collection[str]
+) -> Iterator[Problem]:
+    """A sampler that measures the teacher asks it about the training data itself."""
+    at: Location = ("compare", name, "order") if "order" in changed else ("train", "order")
+    component = components.get(at)
+    if component is None or training.teacher == "live":
+        return
+    needs = component.entry.needs(component.options)
+    if needs.signals:
+        yield Problem(
+            at,
+            f"{component.entry.id} measures the teacher, which answers for given labels only where it is live: "
+            f"train.teacher is {training.teacher}, expected live",
+        )
 
 
 def _aggregate_problems(

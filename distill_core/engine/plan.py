@@ -19,6 +19,7 @@ from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
 from distill_core.engine.supply import captured_teachers
 from distill_core.engine.validate import TRAINING_PARTS
+from distill_core.options import ScheduleRef
 
 if TYPE_CHECKING:
     from distill_core.engine.validate import CheckedRun
@@ -170,6 +171,8 @@ class PartsOf:
             parts.update(self._component((*at, index)))
         if training.teacher == "live":
             parts.update(self._teachers())
+            if training.sparse is not None and isinstance(training.sparse.k, ScheduleRef):
+                parts.update(self._component((*self._part_at(training, "sparse"), "k")))
         return parts
 
     def evaluate(self) -> Parts:
