@@ -125,6 +125,18 @@ class StudentConfig(Section):
     peft: PeftSection | None = Field(default=None, description="train LoRA adapters instead of all weights")
 
 
+class UpdateConfig(Section):
+    """Labels of an older revision of the teacher, of which only what moved is captured anew."""
+
+    base: str = Field(description="directory of the store to bring up to date; it is left as it is")
+    bound_nat: NonNegativeFloat = Field(
+        default=0.02, description="rows whose KL(new || old) on the old support is larger are labelled anew, nat"
+    )
+    probe_share: float = Field(
+        default=1.0, ge=0, le=1, description="share of the sequences the new teacher is asked about; others keep labels"
+    )
+
+
 class CaptureConfig(Section):
     """One store of teacher signals."""
 
@@ -143,6 +155,9 @@ class CaptureConfig(Section):
     joint: bool = Field(default=False, description="record every teacher on the union of supports")
     batch_tokens: PositiveInt = Field(default=4096, description="tokens per teacher forward pass")
     shard_sequences: PositiveInt = Field(default=64, description="sequences per shard; an interruption loses one shard")
+    update: UpdateConfig | None = Field(
+        default=None, description="an older store, of which only what moved is captured"
+    )
 
 
 class SparseConfig(Section):

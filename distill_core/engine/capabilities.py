@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainCon
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.supply import SAMPLED_METHODS, Supply, captured_teachers, located_captures, supply_of
+from distill_core.errors import DistillError
 from distill_core.plugin import Needs, Provides
 
 
@@ -107,6 +109,8 @@ def _captured_teacher_problems(
             f"one capture of several teachers ({', '.join(teachers)}) mixes their distributions, which needs them on "
             "the union of supports (joint: true); to mix losses, give each teacher a capture of its own",
         )
+    if capture.update is not None:
+        yield from _update_problems((*at, "update"), capture, teachers)
     kind = "sampled" if capture.method in SAMPLED_METHODS else "exact"
     for name in teachers:
         location = ("teacher",) if name == "teacher" and config.teacher is not None else ("teachers", name)
@@ -125,6 +129,35 @@ def _captured_teacher_problems(
             yield Problem(
                 (*at, "temperatures"),
                 f"the teacher {teacher.entry.id} answers at {list(provides.temperatures or ())}, not at {missing}",
+            )
+
+
+def _update_problems(at: Location, capture: CaptureConfig, teachers: list[str]) -> Iterator[Problem]:
+    """What can be known of an update before the new teacher is loaded."""
+    from distill_core.store import StoreReader
+
+    assert capture.update is not None
+    if capture.joint or len(teachers) > 1 or capture.method == "multinomial":
+        what = "several teachers" if capture.joint or len(teachers) > 1 else "a multinomial sample"
+        yield Problem(at, f"an update compares one teacher's exact probabilities with the old ones, not {what}")
+        return
+    try:
+        meta = StoreReader(Path(capture.update.base).expanduser(), checksums=False).meta
+    except DistillError as error:
+        yield Problem((*at, "base"), str(error))
+        return
+    asked = {
+        "method": capture.method,
+        "k": capture.k,
+        "temperatures": tuple(map(float, capture.temperatures)),
+        "draws": capture.draws,
+    }
+    for name, value in asked.items():
+        held = getattr(meta, name)
+        if held != value:
+            yield Problem(
+                (*at[:-1], name),
+                f"is {value}, but the store {capture.update.base} holds {held}: an update keeps the form of the labels",
             )
 
 

@@ -149,6 +149,9 @@ class PartsOf:
         path = "capture" if len(self.config.captures) == 1 else f"capture {capture.name}"
         options = capture.model_dump(mode="json", exclude={"name", "teachers"})
         teachers = self._teachers(captured_teachers(capture, self.config))
+        if capture.update is not None:  # the description holds the checksum of every shard
+            description = str(Path(capture.update.base).expanduser() / "store.json")
+            teachers.update(self.hashes.content(f"{path}.update.base", description))
         return {**dict(flat(path, options)), **teachers, **self._seed(), **_code()}
 
     def train(self, training: TrainConfig) -> Parts:

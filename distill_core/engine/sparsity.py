@@ -38,7 +38,7 @@ class Sparsity:
         k = self.config.k
         if not isinstance(k, ScheduleRef):
             return k
-        return round(self._schedule(step, self.total_steps))
+        return round(float(self._schedule(step, self.total_steps)))
 
     def check(self, vocabulary_size: int | None) -> None:
         """Refuse a schedule that leaves the range of a support, before the first step.
