@@ -90,8 +90,8 @@ def _line(raw: RawRunFile, location: Location) -> int:
     return known[0] if known else 0
 
 
-TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator", "order": "sampler"}
-"""Fields of a training that name a component, and its kind."""
+TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator", "order": "sampler", "vocabulary": "aligner"}
+"""Fields of a training that name a component, and its kind; ``vocabulary`` may be a word instead."""
 
 
 def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]]:
@@ -108,14 +108,14 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
     if config.synthesize is not None:
         yield ("synthesize",), "synthesizer", config.synthesize
     for field, kind in TRAINING_PARTS.items():
-        if (ref := getattr(config.train, field)) is not None:
+        if isinstance(ref := getattr(config.train, field), ComponentRef):
             yield ("train", field), kind, ref
     yield from _support_schedule(("train", "sparse", "k"), config.train.sparse)
     for index, objective in enumerate(config.train.objectives):
         yield from _objective(("train", "objectives", index), objective)
     for name, overrides in config.compare.items():
         for field, kind in TRAINING_PARTS.items():
-            if (ref := getattr(overrides, field)) is not None:
+            if isinstance(ref := getattr(overrides, field), ComponentRef):
                 yield ("compare", name, field), kind, ref
         yield from _support_schedule(("compare", name, "sparse", "k"), overrides.sparse)
         for index, objective in enumerate(overrides.objectives or ()):
