@@ -139,6 +139,18 @@ class StudentConfig(Section):
     peft: PeftSection | None = Field(default=None, description="train LoRA adapters instead of all weights")
 
 
+class UpdateConfig(Section):
+    """Labels of an older revision of the teacher, of which only what moved is captured anew."""
+
+    base: str = Field(description="directory of the store to bring up to date; it is left as it is")
+    bound_nat: NonNegativeFloat = Field(
+        default=0.02, description="rows whose KL(new || old) on the old support is larger are labelled anew, nat"
+    )
+    probe_share: float = Field(
+        default=1.0, ge=0, le=1, description="share of the sequences the new teacher is asked about; others keep labels"
+    )
+
+
 class CaptureConfig(Section):
     """One store of teacher signals."""
 
@@ -157,6 +169,25 @@ class CaptureConfig(Section):
     joint: bool = Field(default=False, description="record every teacher on the union of supports")
     batch_tokens: PositiveInt = Field(default=4096, description="tokens per teacher forward pass")
     shard_sequences: PositiveInt = Field(default=64, description="sequences per shard; an interruption loses one shard")
+    update: UpdateConfig | None = Field(
+        default=None, description="an older store, of which only what moved is captured"
+    )
+
+
+class SparseConfig(Section):
+    """How a live teacher's answer is made sparse."""
+
+    method: Literal["topk", "threshold", "multinomial"] = Field(
+        default="threshold", description="topk: exact; threshold, multinomial: sampled"
+    )
+    k: PositiveInt | ScheduleRef = Field(
+        default=12, description="entries per token, or a schedule of them (rounded to whole entries)"
+    )
+    temperatures: list[PositiveFloat] = Field(
+        default_factory=lambda: [1.0],
+        min_length=1,
+        description="at which a sample is drawn: exactly one (sampled methods); topk answers at what objectives read",
+    )
 
 
 class TrainConfig(Section):
@@ -172,12 +203,16 @@ class TrainConfig(Section):
         description="what to do when teacher and student vocabularies differ: refuse, keep the common ids, or "
         "`{use: <aligner>}`",
     )
-    sparse: CaptureConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
+    sparse: SparseConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
     aggregate: ComponentRef | None = Field(
         default=None, description="how the distributions of several teachers (live, or a joint capture) become one"
     )
     rollout: ComponentRef | None = Field(
         default=None, description="who writes the sequences of a step, e.g. the student; default: the data's own"
+    )
+    order: ComponentRef | None = Field(
+        default=None,
+        description="which sequence comes when, e.g. easy ones first; default: one random permutation after another",
     )
     objectives: list[ObjectiveRef] = Field(
         default_factory=lambda: [ObjectiveRef(use="forward-kl")],
@@ -226,9 +261,10 @@ class TrainOverrides(Section):
     teacher: Literal["store", "live", "none"] | None = Field(default=None, description="as in train")
     store: str | None = Field(default=None, description="as in train")
     vocabulary: VocabularyPolicy | None = Field(default=None, description="as in train")
-    sparse: CaptureConfig | None = Field(default=None, description="as in train; null: the default")
+    sparse: SparseConfig | None = Field(default=None, description="as in train; null: the default")
     aggregate: ComponentRef | None = Field(default=None, description="as in train; null: none")
     rollout: ComponentRef | None = Field(default=None, description="as in train; null: the data's own sequences")
+    order: ComponentRef | None = Field(default=None, description="as in train; null: random permutations")
     objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1, description="as in train")
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
@@ -294,7 +330,7 @@ class RunConfig(Section):
         result = {"student": self.train}
         for name, overrides in self.compare.items():
             given = {field: getattr(overrides, field) for field in overrides.model_fields_set}
-            may_be_null = ("sparse", "rollout", "aggregate")
+            may_be_null = ("sparse", "rollout", "aggregate", "order")
             changed = {name: value for name, value in given.items() if value is not None or name in may_be_null}
             result[name] = self.train.model_copy(update=changed)
         return result

@@ -40,6 +40,7 @@ class BuildContext:
         teacher: the live teacher, None where signals come from a store or there is none.
         directory: where this training writes; what is kept there survives an interruption.
         rank, world_size: this process among all.
+        data: the training sequences (``distill_core.engine.data.TokenSequence``), None outside a training.
         rollout: the built rollout that writes the sequences of each step, None where they are the data's own.
     """
 
@@ -53,6 +54,7 @@ class BuildContext:
     directory: Path | None = None
     rank: int = 0
     world_size: int = 1
+    data: Sequence[Any] | None = None
     rollout: Any = None
 
 
@@ -144,6 +146,23 @@ class Rollout(Protocol):
 
     def batches(self, step: int, batches: Sequence[TokenBatch]) -> Sequence[TokenBatch]:
         """As many micro-batches as the data gave for this step, on the CPU; those of the data may be among them."""
+        ...
+
+
+class Sampler(Protocol):
+    """Says which training sequence stands at each position of the endless stream (``train.order``).
+
+    Step s takes positions ``s * G .. (s + 1) * G``, G sequences over all processes and micro-batches. Every process
+    asks for the whole step and takes its share, so a sampler knows nothing of how a step is split. Steps are asked in
+    order, each when it begins; what is asked twice is answered alike. Random numbers depend on ``ctx.seed`` and the
+    step alone, what is learned lies in the state: a resumed run sees what an uninterrupted one would have seen.
+
+    Optional: ``build(ctx)`` (``ctx.data``: the sequences), ``on_step_end(ctx)``, ``state_dict()`` /
+    ``load_state_dict(state)``.
+    """
+
+    def indices(self, step: int, positions: range) -> Sequence[int]:
+        """As many indices into the training data as there are positions."""
         ...
 
 

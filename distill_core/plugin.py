@@ -38,6 +38,7 @@ KINDS = (
     "row-weight",
     "filter",
     "rollout",
+    "sampler",
     "aligner",
     "checker",
 )

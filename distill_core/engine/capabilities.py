@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from distill_core.completions import TEXT
-from distill_core.config import CaptureConfig, RunConfig, TrainConfig
+from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.supply import (
@@ -20,6 +21,7 @@ from distill_core.engine.supply import (
     readers_of,
     supply_of,
 )
+from distill_core.errors import DistillError
 from distill_core.plugin import Needs, Provides
 
 
@@ -114,7 +116,7 @@ def _capture_problems(config: RunConfig, components: Components) -> Iterator[Pro
         yield from _captured_teacher_problems(at, capture, config, components)
 
 
-def sparse_problems(at: Location, capture: CaptureConfig) -> Iterator[Problem]:
+def sparse_problems(at: Location, capture: CaptureConfig | SparseConfig) -> Iterator[Problem]:
     """Rules of a sparsity by itself."""
     if capture.method in SAMPLED_METHODS and len(capture.temperatures) != 1:
         yield Problem(
@@ -124,7 +126,7 @@ def sparse_problems(at: Location, capture: CaptureConfig) -> Iterator[Problem]:
         )
     if len(set(capture.temperatures)) != len(capture.temperatures):
         yield Problem((*at, "temperatures"), f"lists a temperature twice: {capture.temperatures}")
-    if capture.method == "topk" and capture.draws != 1:
+    if isinstance(capture, CaptureConfig) and capture.method == "topk" and capture.draws != 1:
         yield Problem((*at, "draws"), f"method topk draws nothing, received draws: {capture.draws}; leave it out")
 
 
@@ -147,6 +149,8 @@ def _captured_teacher_problems(
             f"one capture of several teachers ({', '.join(teachers)}) mixes their distributions, which needs them on "
             "the union of supports (joint: true); to mix losses, give each teacher a capture of its own",
         )
+    if capture.update is not None:
+        yield from _update_problems((*at, "update"), capture, teachers)
     kind = "sampled" if capture.method in SAMPLED_METHODS else "exact"
     for name in teachers:
         location = ("teacher",) if name == "teacher" and config.teacher is not None else ("teachers", name)
@@ -165,6 +169,35 @@ def _captured_teacher_problems(
             yield Problem(
                 (*at, "temperatures"),
                 f"the teacher {teacher.entry.id} answers at {list(provides.temperatures or ())}, not at {missing}",
+            )
+
+
+def _update_problems(at: Location, capture: CaptureConfig, teachers: list[str]) -> Iterator[Problem]:
+    """What can be known of an update before the new teacher is loaded."""
+    from distill_core.store import StoreReader
+
+    assert capture.update is not None
+    if capture.joint or len(teachers) > 1 or capture.method == "multinomial":
+        what = "several teachers" if capture.joint or len(teachers) > 1 else "a multinomial sample"
+        yield Problem(at, f"an update compares one teacher's exact probabilities with the old ones, not {what}")
+        return
+    try:
+        meta = StoreReader(Path(capture.update.base).expanduser(), checksums=False).meta
+    except DistillError as error:
+        yield Problem((*at, "base"), str(error))
+        return
+    asked = {
+        "method": capture.method,
+        "k": capture.k,
+        "temperatures": tuple(map(float, capture.temperatures)),
+        "draws": capture.draws,
+    }
+    for name, value in asked.items():
+        held = getattr(meta, name)
+        if held != value:
+            yield Problem(
+                (*at[:-1], name),
+                f"is {value}, but the store {capture.update.base} holds {held}: an update keeps the form of the labels",
             )
 
 
@@ -207,6 +240,8 @@ def _training_problems(
             f"{training.rollout.use} writes new sequences in every step, which a store does not hold: train.teacher: "
             "live, or none where no objective needs a teacher",
         )
+    if training.order is not None:
+        yield from _order_problems(name, training, components, changed)
     if training.aggregate is not None:
         yield from _aggregate_problems(name, training, config, changed)
     sources = [objective.source for objective in training.objectives]
@@ -232,6 +267,23 @@ def _training_problems(
         yield from _fit(place, who, component.options, needs, supply)
 
 
+def _order_problems(
+    name: str, training: TrainConfig, components: Components, changed: Collection[str]
+) -> Iterator[Problem]:
+    """A sampler that measures the teacher asks it about the training data itself."""
+    at: Location = ("compare", name, "order") if "order" in changed else ("train", "order")
+    component = components.get(at)
+    if component is None or training.teacher == "live":
+        return
+    needs = component.entry.needs(component.options)
+    if needs.signals:
+        yield Problem(
+            at,
+            f"{component.entry.id} measures the teacher, which answers for given labels only where it is live: "
+            f"train.teacher is {training.teacher}, expected live",
+        )
+
+
 def _aligner_problems(name: str, training: TrainConfig, config: RunConfig, components: Components) -> Iterator[Problem]:
     """Does what is captured or asked for survive the aligner that this training names?"""
     found = aligner_of(name, training, config, components)
@@ -239,7 +291,7 @@ def _aligner_problems(name: str, training: TrainConfig, config: RunConfig, compo
         return
     at, aligner = found
     provides = aligner.entry.provides(aligner.options)
-    asked: list[tuple[Location, CaptureConfig]] = []
+    asked: list[tuple[Location, CaptureConfig | SparseConfig]] = []
     if training.teacher == "live" and training.sparse is not None:
         asked.append((("train", "sparse"), training.sparse))
     for place, capture in located_captures(config):

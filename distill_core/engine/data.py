@@ -38,10 +38,12 @@ SCHEMA = pa.schema(
         pa.field("key", pa.binary(16), nullable=False),
         pa.field("weights", pa.list_(pa.float32()), nullable=True),
         pa.field("domain", pa.string(), nullable=False),
+        pa.field("difficulty", pa.float64(), nullable=True),
     ]
 )
 """``predict``: per token, whether it is to be predicted (False on a prompt); null: every token is. ``weights``: per
-token, its weight in the loss; null: 1. ``domain``: what the record says, empty if nothing."""
+token, its weight in the loss; null: 1. ``domain``: what the record says, empty if nothing.
+``difficulty``: what the record says, null if nothing."""
 
 __all__ = ["IGNORE", "SCHEMA", "TokenDataset", "TokenSequence", "collate"]
 
@@ -57,6 +59,7 @@ class TokenSequence:
         key: 16-byte content key (``distill_core.store.sequence_key``).
         weights: float32 [T], each token's weight in the loss; None: 1.
         domain: the record's domain, empty if it names none.
+        difficulty: the record's difficulty, None if it names none.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -65,6 +68,7 @@ class TokenSequence:
     key: bytes
     weights: npt.NDArray[np.float32] | None = None
     domain: str = ""
+    difficulty: float | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -166,6 +170,7 @@ def _sequence(batch: pa.RecordBatch, row: int) -> TokenSequence:
         key=batch.column(3)[row].as_py(),
         weights=weights.values.to_numpy() if weights.is_valid else None,
         domain=batch.column(5)[row].as_py(),
+        difficulty=batch.column(6)[row].as_py(),
     )
 
 

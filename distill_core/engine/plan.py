@@ -19,6 +19,7 @@ from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
 from distill_core.engine.supply import captured_teachers, readers_of
 from distill_core.engine.validate import TRAINING_PARTS
+from distill_core.options import ScheduleRef
 
 if TYPE_CHECKING:
     from distill_core.engine.validate import CheckedRun
@@ -154,6 +155,9 @@ class PartsOf:
         path = "capture" if len(self.config.captures) == 1 else f"capture {capture.name}"
         options = capture.model_dump(mode="json", exclude={"name", "teachers"})
         teachers = self._teachers(captured_teachers(capture, self.config))
+        if capture.update is not None:  # the description holds the checksum of every shard
+            description = str(Path(capture.update.base).expanduser() / "store.json")
+            teachers.update(self.hashes.content(f"{path}.update.base", description))
         parts: Parts = {**dict(flat(path, options)), **teachers, **self._seed(), **_code()}
         for training in readers_of(capture.name, self.config).values():
             if isinstance(training.vocabulary, ComponentRef):
@@ -181,6 +185,8 @@ class PartsOf:
             parts.update(self._component((*at, index)))
         if training.teacher == "live":
             parts.update(self._teachers())
+            if training.sparse is not None and isinstance(training.sparse.k, ScheduleRef):
+                parts.update(self._component((*self._part_at(training, "sparse"), "k")))
         return parts
 
     def evaluate(self) -> Parts:

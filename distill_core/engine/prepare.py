@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -139,7 +140,9 @@ def prepare_data(
     return TokenDataset.open(directory)
 
 
-Row = tuple["np.ndarray[Any, np.dtype[np.int32]]", "list[bool] | None", str, bytes, "list[float] | None", str]
+Row = tuple[
+    "np.ndarray[Any, np.dtype[np.int32]]", "list[bool] | None", str, bytes, "list[float] | None", str, "float | None"
+]
 
 
 def _rows(
@@ -156,6 +159,7 @@ def _rows(
     for document, record in filtered_records(source, filters, funnel):
         cut = cut_record(record, tokenizer=tokenizer, data=data, document=document)
         domain = "" if record.get("domain") is None else str(record["domain"])
+        difficulty = difficulty_of(record, document)
         funnel.dropped.update(cut.dropped)
         for piece in cut.pieces:
             if document_limit is not None and funnel.documents.get(document, 0) >= document_limit:
@@ -166,9 +170,23 @@ def _rows(
             funnel.tokens += len(input_ids)
             funnel.predicted_tokens += len(input_ids) - 1 if piece.predict is None else sum(piece.predict[1:])
             funnel.documents[document] = funnel.documents.get(document, 0) + 1
-            yield input_ids, piece.predict, document, sequence_key(input_ids), piece.weights, domain
+            yield input_ids, piece.predict, document, sequence_key(input_ids), piece.weights, domain, difficulty
             if limit is not None and funnel.sequences >= limit:
                 return
+
+
+def difficulty_of(record: Mapping[str, Any], document: str) -> float | None:
+    """The number ``difficulty`` of a record, for curricula; None where it has none.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    value = record.get("difficulty")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"document {document}: difficulty is {value!r}; expected a finite number, or leave it out")
+    return float(value)
 
 
 def _record_batches(rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def student(context: RunContext, stage: Stage) -> Notes:
 
 def capture(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.capture import capture as capture_signals
+    from distill_core.engine.capture_update import update_capture
     from distill_core.engine.data import TokenDataset
     from distill_core.engine.joint_capture import capture_jointly
     from distill_core.engine.supply import captured_teachers
@@ -143,13 +145,21 @@ def capture(context: RunContext, stage: Stage) -> Notes:
         teachers[name], sentence = context.understood(context.teacher(name), policy=policy)
         sentences.append(sentence)
     dataset, directory = TokenDataset.open(context.path("data:train")), context.path(stage.name)
-    if config.joint:
+    update: Notes = {}
+    if config.update is not None:
+        (teacher,) = teachers.values()
+        result = update_capture(
+            teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress
+        )
+        context.progress.say(f"{stage.name}: {result.sentence()}")
+        update = {"update": asdict(result)}
+    elif config.joint:
         capture_jointly(teachers, dataset, config, directory, progress=context.progress)
     else:
         (teacher,) = teachers.values()
         capture_signals(teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress)
     identity = ", ".join(teacher.identity() for teacher in teachers.values())
-    return {"teacher": identity, "vocabulary": "; ".join(dict.fromkeys(sentences)), **_kernels()}
+    return {"teacher": identity, "vocabulary": "; ".join(dict.fromkeys(sentences)), **update, **_kernels()}
 
 
 def _remove_damaged_shards(context: RunContext, stage: Stage) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from distill_core.engine.unpack import unpack
 from distill_core.errors import SignalError
 from distill_core.interfaces import VocabularyInfo
-from distill_core.store import StoreMeta, StoreReader
+from distill_core.store import StoreMeta
+from distill_core.store.overlay import LayeredReader
 from distill_core.types import Needs, RowTarget, SparseSpec, TeacherSignals, TokenBatch
 
 
@@ -20,7 +22,7 @@ class StoredSignals:
     """A teacher that reads what a capture stored; the teacher's weights are not needed.
 
     A sequence is found by its token ids, whatever batch, order or process it was captured in; any prefix of a stored
-    sequence is served too.
+    sequence is served too. Of a store that brings another up to date, each row comes from the newest layer that has it.
 
     Args:
         directory: a finished store.
@@ -34,7 +36,7 @@ class StoredSignals:
 
     def __init__(self, directory: Path | str, *, checksums: bool = True, draw: int = 0) -> None:
         self.directory = Path(directory)
-        self.reader = StoreReader(self.directory, checksums=checksums)
+        self.reader = LayeredReader(self.directory, checksums=checksums)
         self.draw = draw
 
     @property
@@ -100,9 +102,15 @@ class StoredSignals:
         ids_BT = batch.input_ids_BT.cpu().numpy()
         lengths_B = batch.attention_mask_BT.cpu().numpy().sum(axis=1)
         ends_B = np.searchsorted(sequence_N, np.arange(len(ids_BT) + 1))
-        parts = []
+        parts, places = [], [np.zeros(0, dtype=np.int64)]
         for index, length in enumerate(lengths_B.tolist()):
             positions_n = position_N[ends_B[index] : ends_B[index + 1]]
             if len(positions_n):
-                parts.append(self.reader.packed(ids_BT[index, :length], positions_n, draw=self.draw))
-        return unpack(parts, self.meta, device)
+                for part, place_n in self.reader.packed(ids_BT[index, :length], positions_n, draw=self.draw):
+                    parts.append(part)
+                    places.append(ends_B[index] + place_n)
+        target = unpack(parts, self.meta, device)
+        place_N = np.concatenate(places)
+        if bool((np.diff(place_N) == 1).all()):
+            return target
+        return target[torch.from_numpy(np.argsort(place_N)).to(device)]  # several layers of one sequence

@@ -175,8 +175,12 @@ class DistillTrainer(Trainer):
     # Data and denominators ----------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The micro-batches of this process in order; already split over processes, so accelerate must not."""
-        return DataLoader(self.micro_batches, batch_size=1, shuffle=False, collate_fn=_only)
+        """The micro-batches of this process in order; already split over processes, so accelerate must not.
+
+        Their numbers alone: accelerate asks one ahead, and a sampler may decide only when the step before has ended.
+        """
+        numbers = [{"index": index} for index in range(len(self.micro_batches))]
+        return DataLoader(numbers, batch_size=1, shuffle=False, collate_fn=_only)  # type: ignore[arg-type]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -184,7 +188,7 @@ class DistillTrainer(Trainer):
         """All micro-batches of an optimizer step, with the factors that make their sums a mean over all processes."""
         started_s = time.perf_counter()
         samples = [next(epoch_iterator) for _ in range(num_batches)]
-        batches: list[TokenBatch] = [sample["batch"] for sample in samples]
+        batches: list[TokenBatch] = [self.micro_batches[int(sample["index"])]["batch"] for sample in samples]
         if self.rollout is not None:
             batches = self._rolled_out(self.rollout, batches)
         per_batch = [[*self.objectives.counts(batch), float(batch.attention_mask_BT.sum())] for batch in batches]

@@ -28,15 +28,12 @@ from distill_core.engine.microbatches import MicroBatches, steps_of
 from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
 from distill_core.engine.progress import Progress
 from distill_core.engine.sources import OWN, Sources
+from distill_core.engine.sparsity import Sparsity
 from distill_core.engine.student import load_student, without_progress_bars
 from distill_core.engine.trainer import DistillTrainer, HeldOut, Recording
 from distill_core.engine.vocabulary import chosen_policy, with_vocabulary
 from distill_core.errors import TrainingError
-from distill_core.interfaces import BuildContext, Teacher
-from distill_core.types import SparseSpec
-
-DEFAULT_LIVE_K = 64
-"""Support size of a live teacher's answer where ``train.sparse`` does not say."""
+from distill_core.interfaces import BuildContext, Sampler, Teacher
 
 
 @dataclass(frozen=True)
@@ -116,8 +113,9 @@ def train(
     model = load_student(student_dir, student)
     objectives = _prepare(model, config, registry)
     rollout = None if config.rollout is None else registry.build("rollout", config.rollout)
+    sampler = None if config.order is None else registry.build("sampler", config.order)
     named = dict(named_teachers or {})
-    companions = Companions({"teacher": teacher, **named, "rollout": rollout})
+    companions = Companions({"teacher": teacher, **named, "rollout": rollout, "sampler": sampler})
     context = BuildContext(
         student=base_model(model),
         teacher_config=Sources(teacher).config(OWN),
@@ -129,6 +127,7 @@ def train(
         directory=directory,
         rank=arguments.process_index,
         world_size=arguments.world_size,
+        data=train_data,
         rollout=rollout,
     )
     companions.build(context)
@@ -141,6 +140,10 @@ def train(
     )
     if vocabulary is not None:
         progress.say(vocabulary)
+    sparsity = Sparsity(config.sparse, registry=registry, total_steps=total_steps, seed=seed)
+    if config.teacher == "live":
+        sizes = [one.vocabulary().size for one in sources.teachers.values()]
+        sparsity.check(min(sizes, default=None))
     held_out_named = named if named_eval_teachers is None else named_eval_teachers
     held_out_sources, _ = Sources(eval_teacher or teacher, held_out_named).understood(objectives.sources, reads)
     identity = _identity(config, student, seed, per_step, total_steps, train_data)
@@ -156,10 +159,10 @@ def train(
         trainer = DistillTrainer(
             model,
             arguments,
-            micro_batches=_micro_batches(config, train_data, arguments, tokenizer),
+            micro_batches=_micro_batches(config, train_data, arguments, tokenizer, sampler),
             objectives=objectives,
             sources=sources,
-            sparse=lambda temperatures, step: _sparse(config, temperatures, seed + step),
+            sparse=sparsity,
             recording=Recording(
                 metrics=metrics,
                 progress=task,
@@ -182,7 +185,7 @@ def train(
 
 
 def _micro_batches(
-    config: TrainConfig, data: TokenDataset, arguments: TrainingArguments, tokenizer: Any
+    config: TrainConfig, data: TokenDataset, arguments: TrainingArguments, tokenizer: Any, sampler: Sampler | None
 ) -> MicroBatches:
     return MicroBatches(
         data,
@@ -193,6 +196,7 @@ def _micro_batches(
         rank=arguments.process_index,
         world_size=arguments.world_size,
         pad_id=_pad_id(tokenizer),
+        sampler=sampler,
     )
 
 
@@ -311,10 +315,3 @@ def _resume(root: Path, identity: Mapping[str, Any], progress: Progress) -> chec
         )
     progress.say(f"resuming at step {found.step} ({found.path.name})")
     return found
-
-
-def _sparse(config: TrainConfig, temperatures: tuple[float, ...], seed: int) -> SparseSpec:
-    """How a live teacher's answer is made sparse; a seed of its own for each step draws afresh."""
-    if config.sparse is None:
-        return SparseSpec(method="topk", k=DEFAULT_LIVE_K, temperatures=temperatures, seed=seed)
-    return SparseSpec(method=config.sparse.method, k=config.sparse.k, temperatures=temperatures, seed=seed)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from distill_core.config import ComponentRef, ObjectiveRef, RunConfig
+from distill_core.config import ComponentRef, ObjectiveRef, RunConfig, SparseConfig
 from distill_core.engine.capabilities import capability_problems
 from distill_core.engine.loading import Location, RawRunFile, parse_path, read_run_file
 from distill_core.engine.models_on_disk import model_problems
@@ -90,7 +90,7 @@ def _line(raw: RawRunFile, location: Location) -> int:
     return known[0] if known else 0
 
 
-TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator", "vocabulary": "aligner"}
+TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator", "order": "sampler", "vocabulary": "aligner"}
 """Fields of a training that name a component, and its kind; ``vocabulary`` may be a word instead."""
 
 
@@ -110,16 +110,23 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
     for field, kind in TRAINING_PARTS.items():
         if isinstance(ref := getattr(config.train, field), ComponentRef):
             yield ("train", field), kind, ref
+    yield from _support_schedule(("train", "sparse", "k"), config.train.sparse)
     for index, objective in enumerate(config.train.objectives):
         yield from _objective(("train", "objectives", index), objective)
     for name, overrides in config.compare.items():
         for field, kind in TRAINING_PARTS.items():
             if isinstance(ref := getattr(overrides, field), ComponentRef):
                 yield ("compare", name, field), kind, ref
+        yield from _support_schedule(("compare", name, "sparse", "k"), overrides.sparse)
         for index, objective in enumerate(overrides.objectives or ()):
             yield from _objective(("compare", name, "objectives", index), objective)
     for index, ref in enumerate(config.evaluate.evaluators):
         yield ("evaluate", "evaluators", index), "evaluator", ref
+
+
+def _support_schedule(at: Location, sparse: SparseConfig | None) -> Iterator[tuple[Location, str, ComponentRef]]:
+    if sparse is not None and isinstance(sparse.k, ScheduleRef):
+        yield at, "schedule", _as_component(sparse.k)
 
 
 def _objective(at: Location, ref: ObjectiveRef) -> Iterator[tuple[Location, str, ComponentRef]]:
@@ -142,6 +149,7 @@ _PLACES = (
     (("synthesize",), "synthesizer"),
     *((("train", field), kind) for field, kind in TRAINING_PARTS.items()),
     *((("compare", "*", field), kind) for field, kind in TRAINING_PARTS.items()),
+    *(((*at, "sparse", "k"), "schedule") for at in (("train",), ("compare", "*"))),
     (("train", "objectives", "*"), "objective"),
     (("compare", "*", "objectives", "*"), "objective"),
     (("train", "objectives", "*", "row_weights"), "row-weight"),

@@ -141,6 +141,16 @@ class StoreReader:
         stored_N = self._positions(self._index_of(ids_T))
         return stored_N[stored_N < ids_T.size]
 
+    def held_positions(self, input_ids: ArrayLike) -> NDArray[np.int64]:
+        """As :meth:`positions`; none for a sequence that is neither stored nor a prefix of a stored one."""
+        ids_T = token_array(input_ids)
+        index = self._find(key_of(ids_T, layout=self.meta.layout))
+        index = self._find_prefix(ids_T) if index is None else index
+        if index is None:
+            return np.zeros(0, dtype=np.int64)
+        stored_N = self._positions(index)
+        return stored_N[stored_N < ids_T.size]
+
     def revision(self, input_ids: ArrayLike) -> str:
         """Revision of the teacher that gave this sequence's rows."""
         shard, row = self._place(self._index_of(token_array(input_ids)))

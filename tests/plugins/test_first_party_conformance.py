@@ -48,6 +48,7 @@ def test_properties_hold_for_the_options_they_are_declared_for(name: str, option
 
 def test_schedules() -> None:
     options = {"constant": {"value": 0.5}, "linear": RAMP, "cosine": RAMP}
+    options |= {"exponential": RAMP, "step": {"values": [4.0, 1.0], "boundaries": [0.5]}}
     assert report("distill-objectives", options, kind="schedule") == []
 
 

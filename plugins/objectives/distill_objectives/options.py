@@ -227,3 +227,51 @@ class RampOptions(Options):
         min_length=1,
         description="round to the nearest of these; a temperature lists those that were captured",
     )
+
+
+class ExponentialOptions(RampOptions):
+    """Options of ``exponential``."""
+
+    @model_validator(mode="after")
+    def _one_sign(self) -> ExponentialOptions:
+        if self.start * self.end <= 0:
+            raise ValueError(
+                f"start {self.start} and end {self.end} must both be above 0 or both below: a geometric way never "
+                "reaches or crosses 0; use linear or cosine"
+            )
+        return self
+
+
+class StepOptions(Options):
+    """Options of ``step``."""
+
+    values: list[float] = Field(min_length=1, description="the values in order; the last one stays")
+    boundaries: list[float] = Field(
+        description="where the next value begins, rising, one fewer than values: shares of the run, or steps"
+    )
+    unit: Literal["share", "steps"] = Field(
+        default="share", description="share: boundaries lie between 0 and 1; steps: whole optimizer steps"
+    )
+    length_steps: PositiveInt | None = Field(
+        default=None, description="unit steps: the run this was written for; a longer one is refused, not overrun"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> StepOptions:
+        if len(self.boundaries) != len(self.values) - 1:
+            raise ValueError(
+                f"{len(self.values)} values have {len(self.values) - 1} boundaries between them, "
+                f"received {len(self.boundaries)}"
+            )
+        if any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"boundaries must rise, received {self.boundaries}")
+        if self.unit == "share":
+            if not all(0 < boundary < 1 for boundary in self.boundaries):
+                raise ValueError(f"as shares of the run, boundaries lie between 0 and 1, received {self.boundaries}")
+            if self.length_steps is not None:
+                raise ValueError("length_steps belongs to unit: steps; shares fit a run of any length")
+        elif not all(boundary >= 1 and boundary == int(boundary) for boundary in self.boundaries):
+            raise ValueError(f"as steps, boundaries are whole numbers from 1, received {self.boundaries}")
+        elif self.length_steps is not None and self.boundaries and self.boundaries[-1] >= self.length_steps:
+            raise ValueError(f"the last boundary {self.boundaries[-1]} lies behind length_steps {self.length_steps}")
+        return self

@@ -47,6 +47,17 @@ _SCHEDULES = (
     ("constant", "the same value at every step", "Constant", "ConstantOptions"),
     ("linear", "from start to end along a straight line", "Linear", "RampOptions"),
     ("cosine", "from start to end along half a cosine", "Cosine", "RampOptions"),
+    ("exponential", "from start to end by equal factors", "Exponential", "ExponentialOptions"),
+    ("step", "one value after another, changing at given places", "Step", "StepOptions"),
+)
+
+_SAMPLERS = (
+    ("curriculum", "easy sequences first, by length, record, student or teacher loss", "Curriculum"),
+    (
+        "domain-reweighting",
+        "domains drawn by the student's gap to the teacher on a probe (after DDK)",
+        "DomainReweighting",
+    ),
 )
 
 _ROW_WEIGHTS = (
@@ -155,6 +166,16 @@ def distill_components() -> Sequence[Component]:
                 f"distill_objectives.schedules.{name}:{attribute}",
                 summary=summary,
                 options=f"distill_objectives.options:{options}",
+            )
+        )
+    for name, summary, attribute in _SAMPLERS:
+        components.append(
+            component(
+                "sampler",
+                name,
+                f"distill_objectives.samplers.{name.replace('-', '_')}:{attribute}",
+                summary=summary,
+                options=f"distill_objectives.sampler_options:{attribute}Options",
             )
         )
     components += on_policy_components()

@@ -102,6 +102,27 @@ class StoreOptions(Options):
         return StoreReader(Path(self.path).expanduser(), checksums=False).meta
 
 
+class EMAOptions(Options):
+    """Options of ``ema``."""
+
+    decay: float = Field(default=0.99, ge=0, lt=1, description="share of the average that an update keeps")
+    warmup: bool = Field(
+        default=True, description="keep less at first: at most (1 + u) / (10 + u) after u updates of the average"
+    )
+    every_steps: int = Field(default=1, ge=1, description="optimizer steps between updates of the average")
+    model: str | None = Field(
+        default=None, description="directory or hub id the average starts from; default: the initial student"
+    )
+
+    def problems(self) -> list[str]:
+        """A start model that is missing on this machine."""
+        return [] if self.model is None else HFOptions(model=self.model).problems()
+
+    def files(self) -> list[str]:
+        """What a run reads of this machine."""
+        return [] if self.model is None else [self.model]
+
+
 class AnswersOptions(Options):
     """Options of ``answers``."""
 

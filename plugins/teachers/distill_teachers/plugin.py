@@ -38,6 +38,13 @@ def distill_components() -> Sequence[Component]:
             options="distill_teachers.options:StoreOptions",
             signals=("targets",),
         ),
+        teacher(
+            "ema",
+            "distill_teachers.ema:EMATeacher",
+            summary="the student's own weights averaged over its steps; live only",
+            options="distill_teachers.options:EMAOptions",
+            signals=("targets", "hidden_states", "attentions", "queries", "keys", "values"),
+        ),
         Component(
             "aligner",
             "byte-span",

@@ -1,1 +1,1 @@
-"""Schedules of a weight or a temperature: ``constant``, ``linear``, ``cosine``."""
+"""Schedules of a weight, a temperature or a number of entries, one per file."""

@@ -1,0 +1,1 @@
+"""Which training sequence comes when: ``curriculum``, ``domain-reweighting``."""
