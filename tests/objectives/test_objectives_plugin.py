@@ -12,7 +12,8 @@ from distill_core.registry import get_registry
 NAMES = {
     "objective": {
         "forward-kl", "reverse-kl", "jsd", "skew-forward-kl", "skew-reverse-kl", "total-variation", "cross-entropy",
-        "hidden-mse", "alpha-beta", "adaptive-kl", "token-wise-kl", "decoupled-kd", "tail-aware-kl",
+        "hidden-mse", "hidden-cosine", "hidden-cka", "hidden-relational", "hidden-contrastive", "attention-maps",
+        "minilm", "minilm-v2", "alpha-beta", "adaptive-kl", "token-wise-kl", "decoupled-kd", "tail-aware-kl",
         "logit-differences", "interpolated-support-kl",
     },
     "schedule": {"constant", "linear", "cosine"},
@@ -28,6 +29,7 @@ def test_what_is_offered(kind: str) -> None:
 def test_entry_module_and_options_do_not_import_torch() -> None:
     code = (
         "import sys, distill_objectives.plugin as p; p.distill_components(); import distill_objectives.options;"
+        "import distill_objectives.features.options;"
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
