@@ -55,7 +55,7 @@ class HiddenCKA(HiddenObjective):
         for group in groups(at, batch, self.options.within, least=LEAST_ROWS):
             alignment = linear_cka(student_NS[group.index_n], teacher_ND[group.index_n], group.weights_n)
             total = total + group.total * (1 - alignment)
-        return total
+        return total.to(student_NS.dtype)
 
 
 def linear_cka(x_nS: Tensor, y_nD: Tensor, weights_n: Tensor) -> Tensor:

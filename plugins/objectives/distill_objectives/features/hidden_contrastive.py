@@ -72,9 +72,9 @@ class HiddenContrastive(HiddenObjective):
                 temperature=self.options.temperature,
                 symmetric=self.options.symmetric,
             )
-            share = group.total / group.weights_n.sum().clamp_min(torch.finfo(torch.float32).tiny)
+            share = group.total / group.weights_n.sum(dtype=torch.float64).clamp_min(torch.finfo(torch.float32).tiny)
             total = total + share * (group.weights_n * value_n).sum()
-        return total
+        return total.to(student_NS.dtype)
 
 
 def info_nce(student_nE: Tensor, teacher_nE: Tensor, *, temperature: float, symmetric: bool) -> Tensor:

@@ -66,7 +66,7 @@ class HiddenRelational(HiddenObjective):
             if self.options.angle_weight:
                 gap = angle_gap(x_nS, y_nD, weights_n)
                 total = total + group.total * self.options.angle_weight * gap
-        return total
+        return total.to(student_NS.dtype)
 
 
 def distance_gap(x_nS: Tensor, y_nD: Tensor, weights_n: Tensor) -> Tensor:

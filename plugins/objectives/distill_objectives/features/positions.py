@@ -70,7 +70,7 @@ class Group:
     Args:
         index_n: int64, which of the N places take part.
         weights_n: their weights.
-        total: weight of the whole group, those left out by ``max_rows`` included.
+        total: weight of the whole group, those left out by ``max_rows`` included; float64, a scalar.
     """
 
     index_n: Tensor
@@ -94,7 +94,7 @@ def groups(
         if len(index_n) < least:
             continue
         chosen_n = index_n if max_rows is None or len(index_n) <= max_rows else _draw(index_n, max_rows, key)
-        yield Group(chosen_n, at.weights_N[chosen_n], at.weights_N[index_n].sum())
+        yield Group(chosen_n, at.weights_N[chosen_n], at.weights_N[index_n].sum(dtype=torch.float64))
 
 
 def grouped_count(at: Positions, batch: TokenBatch, within: Literal["batch", "sequence"], *, least: int) -> float:
