@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from distill_core.completions import Completion, GenerationParameters, GenerationRequest
 from distill_core.plugin import Needs
 from distill_core.store.tokenizer import VocabularyInfo as VocabularyInfo
 from distill_core.types import (
@@ -39,6 +40,7 @@ class BuildContext:
         teacher: the live teacher, None where signals come from a store or there is none.
         directory: where this training writes; what is kept there survives an interruption.
         rank, world_size: this process among all.
+        rollout: the built rollout that writes the sequences of each step, None where they are the data's own.
     """
 
     student: nn.Module
@@ -51,6 +53,7 @@ class BuildContext:
     directory: Path | None = None
     rank: int = 0
     world_size: int = 1
+    rollout: Any = None
 
 
 class StepContext(Protocol):
@@ -80,6 +83,25 @@ class Teacher(Protocol):
         ...
 
 
+@runtime_checkable
+class Generator(Protocol):
+    """A teacher that can write; it declares the signal ``"text"``. May keep a ``tally`` (``GenerationTally``).
+
+    A teacher of kind ``teacher`` that only writes still answers ``signals``, by refusing.
+    """
+
+    def generate(self, requests: Iterable[GenerationRequest], parameters: GenerationParameters) -> Iterator[Completion]:
+        """One completion per request, in the order of the requests, as they are ready.
+
+        The same request and parameters give the same answer as far as the teacher can (floating point, a server's
+        scheduling), whatever else is asked beside it. Raises ``SignalError`` for what it cannot give, ``DataError``
+        where an id occurs twice.
+        """
+        ...
+
+    def identity(self) -> str: ...
+
+
 class RowObjective(Protocol):
     """Fused: called per chunk of rows inside the one pass over the head.
 
@@ -88,8 +110,8 @@ class RowObjective(Protocol):
     ``build(ctx)``, ``on_step_end(ctx)``, ``parameters()``, ``state_dict()`` / ``load_state_dict()``, ``exported``;
 
     - ``prepare(batch, signals, rows) -> Mapping[str, Tensor]``: called once per micro-batch before the pass, with all
-      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N] tensors, without
-      gradient, come back cut to the chunk as ``rows.extra``.
+      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N, ...] tensors,
+      without gradient, come back cut to the chunk as ``rows.extra``.
     - ``student_support``: an int k. ``rows`` is then given the student's exact distribution on *its own* k most likely
       tokens, chosen without gradient, instead of the target's support.
     """
@@ -116,7 +138,8 @@ class Rollout(Protocol):
     log-probabilities) goes into ``per_token``, where a sequence comes from into ``per_sequence``. Random numbers depend
     on ``ctx.seed``, the step and the rank alone, so a resumed run writes what an uninterrupted one would have written.
 
-    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``.
+    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``, and ``metrics()``,
+    numbers by name of the last step, which go into its line of ``metrics.jsonl`` (``reported``).
     """
 
     def batches(self, step: int, batches: Sequence[TokenBatch]) -> Sequence[TokenBatch]:
@@ -137,6 +160,35 @@ class Aggregator(Protocol):
         ``targets``: every teacher's exact target by name, all on the same ``ids_NK``. What else is known of the
         teachers (their disagreement) may come as ``extra``, one [N] tensor by name.
         """
+        ...
+
+
+class Alignment(Protocol):
+    """Two tokenizers compared, by an :class:`Aligner`."""
+
+    def signals(
+        self, teacher: Teacher, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None
+    ) -> TeacherSignals:
+        """What the teacher says of the batch's text, at the student's rows and in the student's token ids.
+
+        ``batch`` is the student's. A row the teacher cannot be asked about has no entry (all ids -1) and all its mass
+        in the tail: no loss and no gradient in any divergence. Raises ``SignalError`` for what cannot be given.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One clause for the log: how much the vocabularies have in common."""
+        ...
+
+
+class Aligner(Protocol):
+    """Lets a teacher with another tokenizer speak to the student (``train.vocabulary: {use: ...}``).
+
+    Its component's ``provides`` says which signals, kinds of target and temperatures survive the translation.
+    """
+
+    def between(self, teacher_tokenizer: Any, student_tokenizer: Any) -> Alignment:
+        """Raises ``VocabularyError`` for tokenizers that it cannot read."""
         ...
 
 
@@ -307,7 +359,32 @@ class RowEvaluator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SynthesisContext:
+    """Given to ``build(ctx)`` of a synthesizer before it makes records.
+
+    Args:
+        seed: the run's seed.
+        build: builds another component: ``ctx.build("checker", {"use": "numeric-answer"})``.
+        teacher: ``ctx.teacher(name)`` is a live teacher of the run file, loaded once; ``ctx.teacher(None)`` the first.
+        tokenizer: ``ctx.tokenizer()`` is the student's tokenizer, which makes the data.
+        say: prints a message beside the progress.
+    """
+
+    seed: int
+    build: Callable[[str, Mapping[str, Any]], Any]
+    teacher: Callable[[str | None], Any]
+    tokenizer: Callable[[], Any]
+    say: Callable[[str], None]
+
+
 class Synthesizer(Protocol):
-    """Makes or selects a data set; yields records like a source, with provenance."""
+    """Makes or selects a data set; yields records like a source, with provenance.
+
+    ``directory`` is its own: what it keeps there survives an interruption, after which it is called again. One that
+    asks a teacher declares what it needs of it (``signals=("text",)`` for one that must write); an option ``teacher``
+    names which one. Optional: ``build(ctx)`` with a :class:`SynthesisContext`, and ``summary()``, plain data about what
+    was made, kept with the stage.
+    """
 
     def synthesize(self, source: Iterable[Mapping[str, Any]], directory: Path) -> Iterator[dict[str, Any]]: ...

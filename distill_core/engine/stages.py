@@ -26,6 +26,8 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
     config = context.config
     assert config.synthesize is not None
     synthesizer = context.registry.build("synthesizer", config.synthesize)
+    if hasattr(synthesizer, "build"):
+        synthesizer.build(_synthesis_context(context))
     source = context.registry.build("source", config.data.train.source)
     directory = context.path(stage.name)
     count = 0
@@ -39,7 +41,20 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
             task.advance(1)
         if not count:
             raise DataError(f"the synthesizer {config.synthesize.use} made no record: check its options and its source")
-    return {"records": count}
+    summary = getattr(synthesizer, "summary", None)
+    return {"records": count, **(summary() if callable(summary) else {})}
+
+
+def _synthesis_context(context: RunContext) -> Any:
+    from distill_core.interfaces import SynthesisContext
+
+    return SynthesisContext(
+        seed=context.config.seed,
+        build=context.registry.build,
+        teacher=context.teacher,
+        tokenizer=context.tokenizer,
+        say=context.progress.say,
+    )
 
 
 class SynthesizedRecords:
@@ -163,10 +178,12 @@ def store_directories(context: RunContext, name: str) -> list[Path]:
 
 def _policy_of_readers(context: RunContext, store: str) -> Any:
     """What the trainings that read a capture say about vocabularies; the strictest where they differ."""
-    readers = [
-        t.vocabulary for t in context.config.trainings().values() if t.teacher == "store" and store in t.sources_read
-    ]
-    return readers[0] if len(set(readers)) == 1 else "error"
+    from distill_core.engine.supply import readers_of
+    from distill_core.engine.vocabulary import chosen_policy
+
+    said = [training.vocabulary for training in readers_of(store, context.config).values()]
+    agreed = bool(said) and all(one == said[0] for one in said)
+    return chosen_policy(said[0], context.registry) if agreed else "error"
 
 
 def train(context: RunContext, stage: Stage) -> Notes:
