@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -212,16 +212,40 @@ class MultipliesTheMask(HiddenGap):
         return (gap * mask).square()
 
 
+class AveragesAndSaysSo(Averages):
+    properties: ClassVar[dict[str, bool]] = {"additive": False, "zero_at_equality": True, "nonnegative": True}
+
+
+class Shifted(HiddenGap):
+    properties: ClassVar[dict[str, bool]] = {"zero_at_equality": True}
+
+    def values(self, student: Any, teacher: Any, batch: Any) -> Tensor:
+        return super().values(student, teacher, batch) + 0.1
+
+
+class Negated(HiddenGap):
+    properties: ClassVar[dict[str, bool]] = {"nonnegative": True}
+
+    def values(self, student: Any, teacher: Any, batch: Any) -> Tensor:
+        return -super().values(student, teacher, batch)
+
+
 @pytest.mark.parametrize(
-    ("value", "check"),
+    ("value", "checks"),
     [
-        (Averages, "sum and count add up over split batches"),
-        (MultipliesTheMask, "masked positions have no influence even as nan"),
+        (HiddenGap, set()),
+        (Averages, {"sum and count add up over split batches"}),
+        (AveragesAndSaysSo, set()),
+        (
+            MultipliesTheMask,
+            {"masked positions have no influence even as nan", "padding has no influence even as nan"},
+        ),
+        (Shifted, {"is zero at equality"}),
+        (Negated, {"is never negative"}),
     ],
 )
-def test_defects_of_free_form_objectives(value: Any, check: str) -> None:
-    assert failed("objective", HiddenGap) == set()
-    assert failed("objective", value) == {check}
+def test_defects_of_free_form_objectives(value: Any, checks: set[str]) -> None:
+    assert failed("objective", value) == checks
 
 
 def test_defects_of_sources_and_filters() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -183,22 +183,6 @@ class CrossEntropyOptions(ObjectiveOptions):
         default=0.0, ge=0, lt=1, description="share of the label's mass spread evenly over the whole head"
     )
     z_loss: NonNegativeFloat = Field(default=0.0, description="coefficient of logsumexp(logits)^2")
-
-
-class HiddenMSEOptions(ObjectiveOptions):
-    """Options of ``hidden-mse``."""
-
-    layers: Literal["uniform", "last"] | Annotated[list[tuple[NonNegativeInt, NonNegativeInt]], Field(min_length=1)] = (
-        Field(
-            default="uniform",
-            description="which hidden states are compared: uniform (student block i with teacher block i * L_t / L_s), "
-            "last (final ones alone), or pairs [student, teacher], 0 being the embeddings",
-        )
-    )
-    projection: Literal["auto", "linear", "none"] = Field(
-        default="auto", description="student to teacher width: learned where widths differ, always, or never"
-    )
-    normalize: bool = Field(default=False, description="scale both hidden states to unit length first")
 
 
 class ConstantOptions(Options):

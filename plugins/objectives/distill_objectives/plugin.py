@@ -43,6 +43,42 @@ _DIVERGENCES = (
     ),
 )
 
+_FEATURES = (
+    (
+        "hidden-mse",
+        "HiddenMSE",
+        "mean squared difference of hidden states, with a layer map and learned projections",
+        ("hidden_states",),
+    ),
+    ("hidden-cosine", "HiddenCosine", "1 - cosine of hidden states (DistilBERT)", ("hidden_states",)),
+    ("hidden-cka", "HiddenCKA", "1 - linear CKA of hidden states, at any widths", ("hidden_states",)),
+    ("hidden-relational", "HiddenRelational", "distances and angles between rows (RKD)", ("hidden_states",)),
+    (
+        "hidden-contrastive",
+        "HiddenContrastive",
+        "each row finds its own teacher row among all (InfoNCE form of CRD)",
+        ("hidden_states",),
+    ),
+    (
+        "attention-maps",
+        "AttentionMaps",
+        "squared difference or KL of attention probabilities (TinyBERT)",
+        ("attentions",),
+    ),
+    (
+        "minilm",
+        "MiniLM",
+        "KL of attention distributions and of value relations (MiniLM)",
+        ("attentions", "values"),
+    ),
+    (
+        "minilm-v2",
+        "MiniLMv2",
+        "KL of query, key and value relations with relation heads (MiniLMv2)",
+        ("queries", "keys", "values"),
+    ),
+)
+
 _SCHEDULES = (
     ("constant", "the same value at every step", "Constant", "ConstantOptions"),
     ("linear", "from start to end along a straight line", "Linear", "RampOptions"),
@@ -110,16 +146,17 @@ def distill_components() -> Sequence[Component]:
             targets=(),
         )
     )
-    components.append(
-        objective(
-            "hidden-mse",
-            "distill_objectives.hidden_mse:HiddenMSE",
-            summary="mean squared difference of hidden states, with a layer map and learned projections",
-            options="distill_objectives.options:HiddenMSEOptions",
-            signals=("hidden_states",),
-            targets=(),
+    for name, attribute, summary, signals in _FEATURES:
+        components.append(
+            objective(
+                name,
+                f"distill_objectives.features.{name.replace('-', '_')}:{attribute}",
+                summary=summary,
+                options=f"distill_objectives.features.options:{attribute}Options",
+                signals=signals,
+                targets=(),
+            )
         )
-    )
     components.append(
         objective(
             "label-posterior",
