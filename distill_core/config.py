@@ -224,7 +224,7 @@ class EvaluateConfig(Section):
     evaluators: list[ComponentRef] = Field(
         default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
         min_length=1,
-        description="what is measured",
+        description="what is measured; with a task: classification, fidelity and calibration",
     )
     batch_sequences: PositiveInt = Field(default=8, description="sequences per forward pass")
     limit_sequences: PositiveInt | None = Field(default=None, description="judge on the first so many sequences only")
@@ -237,6 +237,10 @@ class ReportConfig(Section):
     max_new_tokens: PositiveInt = Field(default=40, description="length of the sample generations, in tokens")
 
 
+TASK_EVALUATORS = ("classification", "fidelity", "calibration")
+"""What is measured of classifiers if the run file does not say."""
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -246,6 +250,9 @@ class RunConfig(Section):
     output_dir: str = Field(description="where stages write, relative to the present directory")
     teacher: ComponentRef | None = Field(default=None, description="the model that is learned from")
     teachers: dict[Name, ComponentRef] | None = Field(default=None, description="several teachers by name")
+    task: ComponentRef | None = Field(
+        default=None, description="what is predicted, e.g. the class of a sequence; default: the next token"
+    )
     data: DataConfig = Field(description="texts and how they are cut")
     student: StudentConfig = Field(description="the model that learns")
     synthesize: ComponentRef | None = Field(
@@ -258,6 +265,18 @@ class RunConfig(Section):
     )
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="how students are judged")
     report: ReportConfig = Field(default_factory=ReportConfig, description="the page at the end")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured_as_the_task_asks(cls, given: Any) -> Any:
+        """The default evaluators are those of language models, or of classifiers where there is a task."""
+        if not isinstance(given, dict) or given.get("task") is None:
+            return given
+        section = given.get("evaluate") or {}
+        if not isinstance(section, dict) or section.get("evaluators") is not None:
+            return given
+        evaluators = [{"use": name} for name in TASK_EVALUATORS]
+        return {**given, "evaluate": {**section, "evaluators": evaluators}}
 
     @property
     def all_teachers(self) -> dict[str, ComponentRef]:

@@ -38,7 +38,11 @@ Components = Mapping[Location, Any]
 
 def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
     """Every mismatch between the parts; components that could not be resolved are passed over."""
-    problems = [*_teacher_problems(config), *_capture_problems(config, components)]
+    problems = [
+        *_teacher_problems(config),
+        *_capture_problems(config, components),
+        *_task_problems(config, components),
+    ]
     if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
         count = len(config.all_teachers)
         problems.append(
@@ -62,6 +66,44 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
     for name in config.compare:
         if name in ("student", "teacher"):
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
+
+
+def _task_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """Teachers must answer over what students predict; some settings speak of text that is written."""
+    wanted = "tokens" if config.task is None else "classes"
+    for at in [("teacher",), *(("teachers", name) for name in config.teachers or {})]:
+        teacher = components.get(at)
+        if teacher is None:
+            continue
+        over = teacher.entry.provides(teacher.options).over
+        if wanted not in over:
+            remedy = (
+                "set `task`, or use a language model such as hf"
+                if config.task is None
+                else f"with `task` use one such as hf-classifier (task: {config.task.use})"
+            )
+            yield Problem(
+                at, f"{teacher.entry.id} answers over {_listed(over)}, the student predicts {wanted}: {remedy}"
+            )
+    if config.task is None:
+        return
+    for name, training in config.trainings().items():
+        place = "train" if name == "student" else f"compare.{name}"
+        if training.vocabulary != "error":
+            yield Problem(
+                ("train", "vocabulary"),
+                f"is {training.vocabulary}, but classes cannot be bridged: teacher and student need the same labels "
+                "(`task.labels`); leave it out",
+            )
+        if training.rollout is not None:
+            yield Problem(("train", "rollout"), f"{place} writes text, but a task predicts classes: leave it out")
+    if config.student.peft is not None:
+        yield Problem(
+            ("student", "peft"),
+            "adapters leave a new classifier untrained and out of their checkpoints: train all weights with a `task`",
+        )
+    if config.report.prompts:
+        yield Problem(("report", "prompts"), "are continued by language models; a task predicts classes: leave it out")
 
 
 def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:

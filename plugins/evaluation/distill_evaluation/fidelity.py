@@ -36,15 +36,15 @@ class Fidelity:
             return None
         if not context.teacher_rows:
             raise SignalError(f"fidelity compares with the teacher's full distribution, but {context.teacher_missing}")
-        return _FidelityRows(self.options.overlap_k)
+        return _FidelityRows(self.options.overlap_k, "nat/row" if context.labels else "nat/token")
 
     def evaluate(self, context: EvaluationContext) -> list[Measurement]:
         return evaluate_rows(self, context)
 
 
 class _FidelityRows:
-    def __init__(self, overlap_k: int) -> None:
-        self.overlap_k = overlap_k
+    def __init__(self, overlap_k: int, unit: str) -> None:
+        self.overlap_k, self.unit = overlap_k, unit
         self.forward, self.reverse = DocumentTotals(), DocumentTotals()
         self.top1, self.overlap = DocumentTotals(), DocumentTotals()
         self.positions = PositionTotals()
@@ -96,7 +96,7 @@ class _FidelityRows:
             (f"top{self.overlap_k}_overlap", f"Top-{self.overlap_k} overlap", self.overlap),
         ]
         return [
-            Measurement(metric, totals.value, "nat/token", n, False, totals.sums(), extra, label=label, primary=primary)
+            Measurement(metric, totals.value, self.unit, n, False, totals.sums(), extra, label=label, primary=primary)
             for metric, label, totals, extra, primary in kls
         ] + [
             Measurement(metric, totals.value, "fraction", n, True, totals.sums(), {}, label=label)

@@ -20,6 +20,12 @@ _DIVERGENCES = (
     ("total-variation", "half the absolute difference of the probabilities", "TotalVariationOptions", ("exact",)),
 )
 
+_TASKS = (
+    ("sequence-classification", "one class per text", "SequenceClassification"),
+    ("token-classification", "one class per word", "TokenClassification"),
+    ("image-classification", "one class per image", "ImageClassification"),
+)
+
 _SCHEDULES = (
     ("constant", "the same value at every step", "Constant", "ConstantOptions"),
     ("linear", "from start to end along a straight line", "Linear", "RampOptions"),
@@ -61,6 +67,16 @@ def distill_components() -> Sequence[Component]:
             targets=(),
         )
     )
+    for name, summary, attribute in _TASKS:
+        components.append(
+            component(
+                "task",
+                name,
+                f"distill_objectives.tasks.{name.replace('-', '_')}:{attribute}",
+                summary=summary,
+                options=f"distill_objectives.tasks.options:{attribute}Options",
+            )
+        )
     for name, summary, attribute, options in _SCHEDULES:
         components.append(
             component(

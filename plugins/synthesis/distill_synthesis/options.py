@@ -87,6 +87,10 @@ class FieldNames(Options):
     completion: str | None = Field(default=None, description="field with the completion")
     messages: str | None = Field(default=None, description="field with a list of {role, content}")
     document: str | None = Field(default=None, description="field with the document id; default: file name and line")
+    fields: list[str] = Field(
+        default_factory=list,
+        description="further fields that records keep as they are, e.g. what a task reads; with them, text is optional",
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> FieldNames:
@@ -106,6 +110,8 @@ class FieldNames(Options):
             return {"messages": self.messages}
         if self.prompt is not None and self.completion is not None:
             return {"prompt": self.prompt, "completion": self.completion}
+        if self.fields and "text" not in self.model_fields_set:
+            return {}
         return {"text": self.text}
 
 
