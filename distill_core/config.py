@@ -6,9 +6,12 @@ Nothing in it is executed and no dotted path is accepted.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -82,11 +85,29 @@ class FromTeacher(Section):
     layers: list[NonNegativeInt] = Field(min_length=1, description="teacher layers to keep, in order, from 0")
 
 
+def _located(source: str) -> str:
+    """``package:NAME/DIRECTORY`` as the directory inside the installed package, which is not imported."""
+    if not source.startswith("package:"):
+        return source
+    name, _, inside = source.removeprefix("package:").partition("/")
+    spec = find_spec(name.replace("-", "_")) if "." not in name else None
+    roots = [] if spec is None else list(spec.submodule_search_locations or ())
+    if not roots:
+        raise ValueError(f"the Python package {name} is not installed; install it with: pip install {name}")
+    return str(Path(roots[0], inside))
+
+
+ModelSource = Annotated[str, AfterValidator(_located)]
+"""Where ``from_pretrained`` finds something."""
+
+
 class InitConfig(Section):
     """Exactly one of the three."""
 
     from_teacher: FromTeacher | None = Field(default=None, description="copy layers of the teacher")
-    model: str | None = Field(default=None, description="model id or directory")
+    model: ModelSource | None = Field(
+        default=None, description="model id, directory, or package:NAME/DIRECTORY of an installed Python package"
+    )
     config: dict[str, Any] | None = Field(default=None, description="a Transformers config (with model_type)")
 
     @model_validator(mode="after")
@@ -117,7 +138,9 @@ class PeftSection(Section):
 
 class StudentConfig(Section):
     init: InitConfig = Field(description="what the student starts from")
-    tokenizer: str | None = Field(default=None, description="tokenizer id or directory; default: the model's own")
+    tokenizer: ModelSource | None = Field(
+        default=None, description="tokenizer id or directory, as for a model; default: the model's own"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="of the weights; auto: float32 in training"
     )

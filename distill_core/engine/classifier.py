@@ -158,7 +158,7 @@ def head_path(model: Any, batch: TokenBatch) -> str:
     with evaluation_mode(model):
         try:
             model(**inputs)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise TrainingError(
                 f"{name} does not run on the data of this task, which gives it {', '.join(inputs)}: {error}"
             ) from error
