@@ -24,6 +24,8 @@ NAMES = (
     "random_projection",
     "accuracy",
     "gradient_quality",
+    "target_bias",
+    "store_size",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

@@ -32,8 +32,16 @@ def body(result: dict[str, Any]) -> str:
         from benchmarks.gradient_quality import table
 
         return table(result)
+    if result["benchmark"] == "target_bias":
+        from benchmarks.target_bias import table
+
+        return table(result)
     if result["benchmark"] == "accuracy":
         from benchmarks.accuracy import table
+
+        return table(result)
+    if result["benchmark"] == "store_size":
+        from benchmarks.store_size import table
 
         return table(result)
     return f"{result['title']} {result['machine']}.\n\n{timed(result)}"
@@ -96,12 +104,13 @@ def renewed(page: str) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Rewrite docs/benchmarks.md and the plot; with `--check`, say whether that would change anything."""
-    from benchmarks.quality_plot import PICTURE, picture
+    """Rewrite docs/benchmarks.md and the plots; with `--check`, say whether that would change anything."""
+    from benchmarks import bias_plot, quality_plot
 
-    found = PAGE.read_text(encoding="utf-8")
-    quality = RESULTS / "gradient_quality.json"
-    new = {PAGE: renewed(found)} | ({PICTURE: picture(load(quality))} if quality.exists() else {})
+    new = {PAGE: renewed(PAGE.read_text(encoding="utf-8"))}
+    for name, plot in (("gradient_quality", quality_plot), ("target_bias", bias_plot)):
+        if (RESULTS / f"{name}.json").exists():
+            new[plot.PICTURE] = plot.picture(load(RESULTS / f"{name}.json"))
     stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if words == ["--check"]:
         raise SystemExit(

@@ -57,12 +57,9 @@ class DivergenceObjective:
     def __init__(self, divergence: Divergence, options: DivergenceOptions) -> None:
         self.divergence = divergence
         self.options = options
-        temperature = options.temperature
-        self._temperature: Callable[[int, int], float] | None = None
-        if not isinstance(temperature, ScheduleRef):
-            self._temperature = lambda step, total_steps: float(temperature)
         fields = set(type(options).model_fields) - set(DivergenceOptions.model_fields)
         self._keywords = {name: getattr(options, name) for name in sorted(fields)}
+        self._schedules: dict[str, Callable[[int, int], float]] = {}
 
     @property
     def linear_in_teacher(self) -> bool:
@@ -76,15 +73,23 @@ class DivergenceObjective:
         return refine(declared) if callable(refine) else declared
 
     def build(self, ctx: Any) -> None:
-        """Build the temperature schedule, if there is one."""
-        temperature = self.options.temperature
-        if isinstance(temperature, ScheduleRef):
-            self._temperature = ctx.build("schedule", {"use": temperature.use, **temperature.options})
+        """Build the schedules: of the temperature, and of any option of its own that is one."""
+        for name in ("temperature", *self._keywords):
+            value = getattr(self.options, name)
+            if isinstance(value, ScheduleRef):
+                self._schedules[name] = ctx.build("schedule", {"use": value.use, **value.options})
+
+    def _at(self, name: str, step: int, total_steps: int) -> Any:
+        """An option's value at a step: a schedule's, or the option itself."""
+        value = getattr(self.options, name)
+        if not isinstance(value, ScheduleRef):
+            return value
+        if name not in self._schedules:
+            raise RuntimeError(f"the {name} is a schedule: call build(ctx) before the first step")
+        return float(self._schedules[name](step, total_steps))
 
     def temperature(self, step: int, total_steps: int) -> float:
-        if self._temperature is None:
-            raise RuntimeError("the temperature is a schedule: call build(ctx) before the first step")
-        return float(self._temperature(step, total_steps))
+        return float(self._at("temperature", step, total_steps))
 
     def temperatures(self, step: int, total_steps: int) -> tuple[float, ...]:
         return (self.temperature(step, total_steps),)
@@ -101,13 +106,20 @@ class DivergenceObjective:
         if target.kind == "sampled":
             return self._sampled(support, target, temperature)
         teacher_nK1, student_nK1 = on_simplex(target, support, temperature)
-        value_n = self.divergence.function(teacher_nK1, student_nK1, **self._keywords)
+        value_n = self.divergence.function(teacher_nK1, student_nK1, **self.keywords(support, rows))
         if value_n.shape != student_nK1.shape[:1]:
             raise ValueError(
                 f"{self.divergence.name} returned a tensor of shape {tuple(value_n.shape)} for {len(student_nK1)} "
                 "rows; a divergence returns one number per row: sum over the last dimension only"
             )
         return value_n
+
+    def keywords(self, support: SupportLogits, rows: RowInfo) -> dict[str, Any]:
+        """What the function gets beside the two distributions: its options at this step, schedules resolved.
+
+        A subclass adds here what depends on the rows, such as their labels.
+        """
+        return {name: self._at(name, rows.step, rows.total_steps) for name in self._keywords}
 
     def _sampled(self, support: SupportLogits, target: RowTarget, temperature: float) -> Tensor:
         """Sampled weights in a loss linear in the teacher: value CE_w - H, gradient right on average.

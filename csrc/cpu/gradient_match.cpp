@@ -7,15 +7,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <thread>
 #include <vector>
 
+#include "fresh_pages.h"
 #include "tensors.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 namespace distill {
 namespace {
 
 constexpr int64_t BLOCK = 1 << 14;         // elements of a block
 constexpr int64_t TASK_ELEMENTS = 1 << 15;  // work handed to a thread at a time
+
+constexpr uint32_t CLEARED_BY_CALLER = 4;   // threads up to which one clears pages as fast as the others write them
+
+constexpr int64_t PAST_CACHE_BYTES = 8 << 20;  // gradients from this size on are not kept in the caches
 
 enum Distance : int64_t { cosine, squares, squares_and_magnitudes };
 enum Group : int64_t { rows, tensors, everything };
@@ -34,19 +45,31 @@ int64_t length(const Matrix& m, int64_t piece, bool blocks) {
   return blocks ? std::min(m.length, m.total - piece * m.length) : m.length;
 }
 
+// Stride and length of the rows of a weight [rows, ...]; anything of less than 2 dimensions is one row.
+std::pair<int64_t, int64_t> rows_of(const Tensor& x) {
+  if (x.dim() == 2 && (x.size(1) < 2 || x.stride(1) == 1)) return {x.stride(0), x.size(1)};
+  STD_TORCH_CHECK(x.is_contiguous(), "gradient_match: rows must be contiguous");
+  const int64_t length = x.dim() < 2 ? x.numel() : x.size(0) > 0 ? x.numel() / x.size(0) : 0;
+  return {length, length};
+}
+
 std::vector<Matrix> matrices(const std::vector<Tensor>& a, const std::vector<Tensor>& b, bool blocks) {
   STD_TORCH_CHECK(a.size() == b.size() && !a.empty(), "gradient_match: wants two lists of one length");
   std::vector<Matrix> all;
   int64_t first = 0, offset = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const Tensor &x = a[i], &y = b[i];
-    STD_TORCH_CHECK(x.dim() == 2 && y.dim() == 2 && x.size(0) == y.size(0) && x.size(1) == y.size(1) &&
-                        x.scalar_type() == a[0].scalar_type() && y.scalar_type() == a[0].scalar_type(),
-                    "gradient_match: wants matrices of equal shapes and one dtype");
-    STD_TORCH_CHECK(x.size(1) < 2 || (x.stride(1) == 1 && y.stride(1) == 1), "gradient_match: rows must be contiguous");
-    Matrix m{&x, &y, x.size(0), x.size(1), x.numel(), x.stride(0), y.stride(0), first, offset};
+    STD_TORCH_CHECK(x.numel() == y.numel() && x.scalar_type() == a[0].scalar_type() &&
+                        y.scalar_type() == a[0].scalar_type(),
+                    "gradient_match: wants tensors of equal sizes and one dtype");
+    const auto [x_stride, length] = rows_of(x);
+    const auto [y_stride, same] = rows_of(y);
+    STD_TORCH_CHECK(same == length, "gradient_match: wants rows of equal lengths");
+    const int64_t count = x.dim() > 1 ? x.size(0) : 1;
+    Matrix m{&x, &y, count, length, x.numel(), x_stride, y_stride, first, offset};
     if (blocks) {
-      STD_TORCH_CHECK(x.size(0) == 1, "gradient_match: blocks are cut from single rows");
+      STD_TORCH_CHECK(m.total == 0 || count == 1 || (x_stride == length && y_stride == length),
+                      "gradient_match: blocks are cut from contiguous tensors");
       m.pieces = (m.total + BLOCK - 1) / BLOCK;
       m.length = m.a_stride = m.b_stride = BLOCK;
     }
@@ -57,17 +80,30 @@ std::vector<Matrix> matrices(const std::vector<Tensor>& a, const std::vector<Ten
   return all;
 }
 
-// Calls f(matrix, from, to) for all pieces, in parallel.
+void fence_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+// Calls f(matrix, its index, from, to) for all pieces, in parallel; tasks are taken in order by whoever is free. The
+// calling thread clears the pages of the output first, ahead of the others, who meanwhile write what is cleared.
 template <class F>
-void for_pieces(const std::vector<Matrix>& all, F f) {
+void for_pieces(const std::vector<Matrix>& all, FreshPages* pages, F f) {
   std::vector<Task> tasks;
   for (std::size_t i = 0; i < all.size(); ++i) {
     const int64_t step = std::max<int64_t>(1, TASK_ELEMENTS / std::max<int64_t>(1, all[i].length));
     for (int64_t from = 0; from < all[i].pieces; from += step)
       tasks.push_back({int64_t(i), from, std::min(all[i].pieces, from + step)});
   }
-  torch::stable::parallel_for(0, int64_t(tasks.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) f(all[tasks[t].matrix], tasks[t].matrix, tasks[t].from, tasks[t].to);
+  const auto caller = std::this_thread::get_id();
+  const uint32_t threads = torch::stable::get_num_threads();
+  std::atomic<std::size_t> next{0};
+  torch::stable::parallel_for(0, std::min<int64_t>(threads, tasks.size()), 1, [&](int64_t, int64_t) {
+    if (pages && threads <= CLEARED_BY_CALLER && std::this_thread::get_id() == caller) pages->clear();
+    for (std::size_t t; (t = next.fetch_add(1)) < tasks.size();)
+      f(all[tasks[t].matrix], tasks[t].matrix, tasks[t].from, tasks[t].to);
+    fence_streams();
   });
 }
 
@@ -110,22 +146,50 @@ Tensor scalar(const Tensor& like, double value) {
   return out;
 }
 
-std::tuple<Tensor, Tensor> match_differences(const std::vector<Tensor>& a, const std::vector<Tensor>& b,
-                                             const std::vector<double>& weights, float absolute) {
+// The gradient of all tensors, flattened one after the other, while it is filled; nothing where it was not asked for.
+struct Flat {
+  Tensor flat;
+  std::unique_ptr<FreshPages> pages;
+  const bool past_cache;
+
+  Flat(const Tensor& like, const std::vector<Matrix>& all, bool wanted)
+      : flat(torch::stable::new_empty(like, {wanted ? all.back().offset + all.back().total : 0})),
+        past_cache(flat.numel() * flat.element_size() >= PAST_CACHE_BYTES) {
+    if (wanted) pages = std::make_unique<FreshPages>(flat.mutable_data_ptr(), flat.numel() * flat.element_size());
+  }
+
+  // Where piece p of n elements goes, or nullptr.
+  template <class T>
+  T* piece(const Matrix& m, int64_t p, int64_t n) const {
+    if (!pages) return nullptr;
+    T* const at = mutable_data<T>(flat) + m.offset + p * m.length;
+    pages->ready(at, n * sizeof(T));
+    return at;
+  }
+};
+
+typedef std::tuple<Tensor, Tensor, Tensor> Found;  // value, statistics, gradient
+
+Found match_differences(const std::vector<Tensor>& a, const std::vector<Tensor>& b, const std::vector<double>& weights,
+                        float absolute, bool with_gradient) {
   const auto all = matrices(a, b, true);
   std::vector<double> partial(all.back().first + all.back().pieces);
+  const Flat gradient(a[0], all, with_gradient);
   with_elements(a[0], [&](auto* type) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
-    for_pieces(all, [&](const Matrix& m, int64_t, int64_t from, int64_t to) {
-      for (int64_t p = from; p < to; ++p)
-        DISTILL_CALL(match_difference, data<T>(*m.a) + p * BLOCK, data<T>(*m.b) + p * BLOCK, length(m, p, true), absolute,
-                     &partial[m.first + p]);
+    for_pieces(all, gradient.pages.get(), [&](const Matrix& m, int64_t index, int64_t from, int64_t to) {
+      for (int64_t p = from; p < to; ++p) {
+        const T *x = data<T>(*m.a) + p * BLOCK, *y = data<T>(*m.b) + p * BLOCK;
+        const int64_t n = length(m, p, true);
+        DISTILL_CALL(match_difference, x, y, n, absolute, &partial[m.first + p]);
+        if (T* const g = gradient.piece<T>(m, p, n)) DISTILL_CALL(match_slope, x, y, g, n, weights[index], absolute);
+      }
     });
   });
   double value = 0;
   for (std::size_t i = 0; i < all.size(); ++i)
     for (int64_t p = 0; p < all[i].pieces; ++p) value += weights[i] * partial[all[i].first + p];
-  return {scalar(a[0], value), torch::stable::new_empty(a[0], {0, 3}, ScalarType::Float)};
+  return {scalar(a[0], value), torch::stable::new_empty(a[0], {0, 3}, ScalarType::Float), gradient.flat};
 }
 
 // One row of statistics per tensor, or one in all, from blocks.
@@ -144,36 +208,73 @@ Tensor block_statistics(const std::vector<Tensor>& a, const std::vector<Matrix>&
   return out;
 }
 
-std::tuple<Tensor, Tensor> match_forward(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<double> weights,
-                                         int64_t distance, int64_t group, double eps, bool added) {
-  if (distance != cosine) return match_differences(a, b, weights, distance == squares ? 0.f : 1.f);
-  const bool blocks = group != rows;
-  const auto all = matrices(a, b, blocks);
-  const int64_t pieces = all.back().first + all.back().pieces;
-  std::vector<double> partial(blocks ? 3 * pieces : 0);
-  Tensor statistics = torch::stable::new_empty(a[0], {blocks ? 0 : pieces, 3}, ScalarType::Float);
+// Rows: the gradient of a row is written while the row is in cache, so both lists are read once.
+Found match_rows(const std::vector<Tensor>& a, const std::vector<Tensor>& b, const std::vector<double>& weights,
+                 const Rule& rule, bool with_gradient) {
+  const auto all = matrices(a, b, false);
+  Tensor statistics = torch::stable::new_empty(a[0], {all.back().first + all.back().pieces, 3}, ScalarType::Float);
   float* const kept = mutable_data<float>(statistics);
+  const Flat gradient(a[0], all, with_gradient);
   with_elements(a[0], [&](auto* type) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
-    for_pieces(all, [&](const Matrix& m, int64_t, int64_t from, int64_t to) {
+    for_pieces(all, gradient.pages.get(), [&](const Matrix& m, int64_t index, int64_t from, int64_t to) {
       for (int64_t p = from; p < to; ++p) {
-        double found[3];
-        DISTILL_CALL(match_moments, data<T>(*m.a) + p * m.a_stride, data<T>(*m.b) + p * m.b_stride, length(m, p, blocks),
-                     found);
-        if (blocks) std::copy(found, found + 3, &partial[3 * (m.first + p)]);
-        else keep(kept + 3 * (m.first + p), found);
+        const T *x = data<T>(*m.a) + p * m.a_stride, *y = data<T>(*m.b) + p * m.b_stride;
+        float* const row = kept + 3 * (m.first + p);
+        double moments[3], alpha, beta;
+        DISTILL_CALL(match_moments, x, y, m.length, moments);
+        keep(row, moments);
+        T* const g = gradient.piece<T>(m, p, m.length);
+        if (!g) continue;
+        coefficients(row, rule, alpha, beta);
+        DISTILL_CALL(match_combine, x, y, g, m.length, weights[index] * alpha, weights[index] * beta,
+                     gradient.past_cache);
       }
     });
   });
-  if (blocks) statistics = block_statistics(a, all, weights, partial, group == everything);
-  const float* row = data<float>(statistics);
-  const Rule rule{eps, added};
   double value = 0;
-  if (group == everything) value = distance_of(row, rule);
+  const float* row = kept;
+  for (std::size_t i = 0; i < all.size(); ++i)
+    for (int64_t p = 0; p < all[i].pieces; ++p, row += 3) value += weights[i] * distance_of(row, rule);
+  return {scalar(a[0], value), statistics, gradient.flat};
+}
+
+// Groups "tensor" and "global": all moments are known only after all elements were read.
+std::tuple<Tensor, Tensor> match_blocks(const std::vector<Tensor>& a, const std::vector<Tensor>& b,
+                                        const std::vector<double>& weights, const Rule& rule, bool global) {
+  const auto all = matrices(a, b, true);
+  std::vector<double> partial(3 * (all.back().first + all.back().pieces));
+  with_elements(a[0], [&](auto* type) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+    for_pieces(all, nullptr, [&](const Matrix& m, int64_t, int64_t from, int64_t to) {
+      for (int64_t p = from; p < to; ++p)
+        DISTILL_CALL(match_moments, data<T>(*m.a) + p * BLOCK, data<T>(*m.b) + p * BLOCK, length(m, p, true),
+                     &partial[3 * (m.first + p)]);
+    });
+  });
+  const Tensor statistics = block_statistics(a, all, weights, partial, global);
+  const float* const row = data<float>(statistics);
+  double value = 0;
+  if (global) value = distance_of(row, rule);
   else
-    for (std::size_t i = 0; i < all.size(); ++i)
-      for (int64_t p = 0; p < (blocks ? 1 : all[i].pieces); ++p, row += 3) value += weights[i] * distance_of(row, rule);
+    for (std::size_t i = 0; i < all.size(); ++i) value += weights[i] * distance_of(row + 3 * i, rule);
   return {scalar(a[0], value), statistics};
+}
+
+std::tuple<Tensor, Tensor> match_forward(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<double> weights,
+                                         int64_t distance, int64_t group, double eps, bool added) {
+  if (distance == cosine && group != rows) return match_blocks(a, b, weights, {eps, added}, group == everything);
+  const Found found = distance == cosine ? match_rows(a, b, weights, {eps, added}, false)
+                                         : match_differences(a, b, weights, distance == squares ? 0.f : 1.f, false);
+  return {std::get<0>(found), std::get<1>(found)};
+}
+
+// Value, statistics, and the gradient for an upstream gradient of 1, where one read of the lists is enough for them.
+Found match_with_gradient(std::vector<Tensor> a, std::vector<Tensor> b, std::vector<double> weights, int64_t distance,
+                          int64_t group, double eps, bool added) {
+  if (distance != cosine) return match_differences(a, b, weights, distance == squares ? 0.f : 1.f, true);
+  STD_TORCH_CHECK(group == rows, "gradient_match: the gradient of this group takes a second read");
+  return match_rows(a, b, weights, {eps, added}, true);
 }
 
 Tensor match_backward(Tensor upstream, std::vector<Tensor> a, std::vector<Tensor> b, Tensor statistics,
@@ -184,18 +285,15 @@ Tensor match_backward(Tensor upstream, std::vector<Tensor> a, std::vector<Tensor
   const float* const kept = data<float>(statistics);
   const float absolute = distance == squares ? 0.f : 1.f;
   const Rule rule{eps, added};
-  const int64_t size = all.back().offset + all.back().total;
-  Tensor flat = torch::stable::new_empty(a[0], {size});
+  const Flat gradient(a[0], all, true);
   with_elements(a[0], [&](auto* type) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
-    T* const out = mutable_data<T>(flat);
-    advise_huge_pages(out, size * sizeof(T));
-    for_pieces(all, [&](const Matrix& m, int64_t index, int64_t from, int64_t to) {
+    for_pieces(all, gradient.pages.get(), [&](const Matrix& m, int64_t index, int64_t from, int64_t to) {
       const double scale = up * weights[index];
       for (int64_t p = from; p < to; ++p) {
         const T *x = data<T>(*m.a) + p * m.a_stride, *y = data<T>(*m.b) + p * m.b_stride;
-        T* const g = out + m.offset + p * m.length;
         const int64_t n = length(m, p, blocks);
+        T* const g = gradient.piece<T>(m, p, n);
         if (distance != cosine) {
           DISTILL_CALL(match_slope, x, y, g, n, scale, absolute);
           continue;
@@ -203,11 +301,11 @@ Tensor match_backward(Tensor upstream, std::vector<Tensor> a, std::vector<Tensor
         double alpha, beta;
         const int64_t of = group == everything ? 0 : group == tensors ? index : m.first + p;
         coefficients(kept + 3 * of, rule, alpha, beta);
-        DISTILL_CALL(match_combine, x, y, g, n, scale * alpha, scale * beta);
+        DISTILL_CALL(match_combine, x, y, g, n, scale * alpha, scale * beta, gradient.past_cache);
       }
     });
   });
-  return flat;
+  return gradient.flat;
 }
 
 }  // namespace
@@ -215,5 +313,6 @@ Tensor match_backward(Tensor upstream, std::vector<Tensor> a, std::vector<Tensor
 
 STABLE_TORCH_LIBRARY_IMPL(distill_core_cpu, CPU, m) {
   m.impl("match_forward", TORCH_BOX(&distill::match_forward));
+  m.impl("match_with_gradient", TORCH_BOX(&distill::match_with_gradient));
   m.impl("match_backward", TORCH_BOX(&distill::match_backward));
 }

@@ -14,10 +14,13 @@ DISTILL_KERNEL(match_difference, const float* a, const float* b, int64_t n, floa
 DISTILL_KERNEL(match_difference, const bf16* a, const bf16* b, int64_t n, float absolute, double* out)
 DISTILL_KERNEL(match_difference, const fp16* a, const fp16* b, int64_t n, float absolute, double* out)
 
-// g = alpha b + beta a.
-DISTILL_KERNEL(match_combine, const float* a, const float* b, float* g, int64_t n, double alpha, double beta)
-DISTILL_KERNEL(match_combine, const bf16* a, const bf16* b, bf16* g, int64_t n, double alpha, double beta)
-DISTILL_KERNEL(match_combine, const fp16* a, const fp16* b, fp16* g, int64_t n, double alpha, double beta)
+// g = alpha b + beta a; `past_cache`: by stores that leave the caches alone, which the caller has to fence (fp32).
+DISTILL_KERNEL(match_combine, const float* a, const float* b, float* g, int64_t n, double alpha, double beta,
+               bool past_cache)
+DISTILL_KERNEL(match_combine, const bf16* a, const bf16* b, bf16* g, int64_t n, double alpha, double beta,
+               bool past_cache)
+DISTILL_KERNEL(match_combine, const fp16* a, const fp16* b, fp16* g, int64_t n, double alpha, double beta,
+               bool past_cache)
 
 // g = scale (2 (a - b) + absolute sign(a - b)).
 DISTILL_KERNEL(match_slope, const float* a, const float* b, float* g, int64_t n, double scale, float absolute)

@@ -90,14 +90,30 @@ DISTILL_INLINE void difference(const T* a, const T* b, int64_t n, float absolute
 // Coefficients beyond fp32, for norms beyond fp32's squares, are applied in double.
 DISTILL_INLINE bool in_float(double c) { return c == 0 || (c > 1e-30 && c < 1e30) || (c < -1e-30 && c > -1e30); }
 
+// A store past the caches, for outputs larger than they are: the line is not read first. `p` is a whole register's
+// multiple; the caller fences.
+DISTILL_INLINE void stream(float* p, Lanes x) {
+#if DISTILL_LANES == 16
+  _mm512_stream_ps(p, bits<__m512>(x));
+#elif DISTILL_LANES == 8
+  _mm256_stream_ps(p, bits<__m256>(x));
+#else
+  store(p, x);
+#endif
+}
+
 template <class T>
-DISTILL_INLINE void combine(const T* a, const T* b, T* g, int64_t n, double alpha, double beta) {
+DISTILL_INLINE void combine(const T* a, const T* b, T* g, int64_t n, double alpha, double beta, bool past_cache) {
   int64_t i = 0;
   if (!in_float(alpha) || !in_float(beta)) {
     for (; i < n; ++i) write(g + i, float(alpha * read(b + i) + beta * read(a + i)));
     return;
   }
   const Lanes to_b = all(float(alpha)), to_a = all(float(beta));
+  if constexpr (sizeof(T) == 4) {
+    if (past_cache && reinterpret_cast<uintptr_t>(g) % sizeof(Lanes) == 0)
+      for (; i + W <= n; i += W) stream(g + i, to_b * load(b + i) + to_a * load(a + i));
+  }
   for (; i + W <= n; i += W) store(g + i, to_b * load(b + i) + to_a * load(a + i));
   if (i < n) store_part(g + i, n - i, to_b * load_part(b + i, n - i, 0.f) + to_a * load_part(a + i, n - i, 0.f));
 }
@@ -121,8 +137,8 @@ void match_moments(const float* a, const float* b, int64_t n, double* out) { mat
 void match_difference(const float* a, const float* b, int64_t n, float absolute, double* out) {
   matching::difference(a, b, n, absolute, out);
 }
-void match_combine(const float* a, const float* b, float* g, int64_t n, double alpha, double beta) {
-  matching::combine(a, b, g, n, alpha, beta);
+void match_combine(const float* a, const float* b, float* g, int64_t n, double alpha, double beta, bool past_cache) {
+  matching::combine(a, b, g, n, alpha, beta, past_cache);
 }
 void match_slope(const float* a, const float* b, float* g, int64_t n, double scale, float absolute) {
   matching::slope(a, b, g, n, scale, absolute);
@@ -131,8 +147,8 @@ void match_moments(const bf16* a, const bf16* b, int64_t n, double* out) { match
 void match_difference(const bf16* a, const bf16* b, int64_t n, float absolute, double* out) {
   matching::difference(a, b, n, absolute, out);
 }
-void match_combine(const bf16* a, const bf16* b, bf16* g, int64_t n, double alpha, double beta) {
-  matching::combine(a, b, g, n, alpha, beta);
+void match_combine(const bf16* a, const bf16* b, bf16* g, int64_t n, double alpha, double beta, bool past_cache) {
+  matching::combine(a, b, g, n, alpha, beta, past_cache);
 }
 void match_slope(const bf16* a, const bf16* b, bf16* g, int64_t n, double scale, float absolute) {
   matching::slope(a, b, g, n, scale, absolute);
@@ -141,8 +157,8 @@ void match_moments(const fp16* a, const fp16* b, int64_t n, double* out) { match
 void match_difference(const fp16* a, const fp16* b, int64_t n, float absolute, double* out) {
   matching::difference(a, b, n, absolute, out);
 }
-void match_combine(const fp16* a, const fp16* b, fp16* g, int64_t n, double alpha, double beta) {
-  matching::combine(a, b, g, n, alpha, beta);
+void match_combine(const fp16* a, const fp16* b, fp16* g, int64_t n, double alpha, double beta, bool past_cache) {
+  matching::combine(a, b, g, n, alpha, beta, past_cache);
 }
 void match_slope(const fp16* a, const fp16* b, fp16* g, int64_t n, double scale, float absolute) {
   matching::slope(a, b, g, n, scale, absolute);

@@ -42,4 +42,17 @@ int distill_sample_rows(const void* logits, int32_t dtype, int64_t rows, int64_t
                         int32_t multinomial, double temperature, int64_t seed, const int64_t* row_keys, int64_t* ids,
                         float* weights, void* stream);
 
+// Rows of packed sequences of a store. `words` [n_words] and `table` [sequences, 16] lie in device memory; a line of the
+// table: the first of its rows and their number, for the columns counts, ids, ids_sorted, values, tail and entropy the
+// word each begins at, then their bytes, then two zeros. Columns begin at whole words; zeros fill their last one. Lines go
+// by first row. method: 0 top-k, 1 threshold, 2 multinomial. value_step: the grid of logits.
+//
+// ids, values [rows, k]; tail [rows, n_temperatures], threshold: the weight of a sampled entry (n_temperatures = 1);
+// entropy [rows] or null. gaps [rows, k] and starts [3, rows] are scratch. status [sequences, 4]: 0, or the columns that
+// were refused, as bits. No byte outside the columns is read, whatever they hold.
+int distill_unpack_rows(const int64_t* words, int64_t n_words, const int64_t* table, int64_t sequences, int64_t rows,
+                        int64_t k, int32_t method, int64_t vocabulary, const double* temperatures,
+                        int32_t n_temperatures, double value_step, int64_t* ids, float* values, float* tail,
+                        float* entropy, int64_t* gaps, int64_t* starts, int32_t* status, void* stream);
+
 }

@@ -229,6 +229,12 @@ T __shfl_sync(unsigned mask, T value, unsigned from) { return cuda_on_cpu::excha
 template <class T>
 T atomicAdd(T* at, T by) { return std::atomic_ref<T>(*at).fetch_add(by, std::memory_order_relaxed); }
 
+inline int atomicOr(int* at, int bits) { return std::atomic_ref<int>(*at).fetch_or(bits, std::memory_order_relaxed); }
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
+
 struct __half { uint16_t bits; };
 inline __half __ushort_as_half(uint16_t bits) { return {bits}; }
 inline float __half2float(__half x) {

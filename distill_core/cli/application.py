@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from distill_core.cli import run_file, running
+from distill_core.cli import plan, run_file, running
 from distill_core.errors import DistillError
 
 GROUPS = {"plugins": "distill_core.cli.plugins", "store": "distill_core.cli.store"}
@@ -110,6 +110,7 @@ def _options(
 
 
 run_file.add_commands(app)
+app.command()(plan.plan)
 running.add_commands(app)
 
 

@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.supply import SAMPLED_METHODS, Supply, captured_teachers, located_captures, supply_of
+from distill_core.engine.task_problems import task_problems
 from distill_core.plugin import Needs, Provides
 
 
@@ -40,8 +42,9 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
     """Every mismatch between the parts; components that could not be resolved are passed over."""
     problems = [
         *_teacher_problems(config),
+        *_writer_problems(config, components),
         *_capture_problems(config, components),
-        *_task_problems(config, components),
+        *task_problems(config, components),
     ]
     if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
         count = len(config.all_teachers)
@@ -68,42 +71,21 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
 
 
-def _task_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
-    """Teachers must answer over what students predict; some settings speak of text that is written."""
-    wanted = "tokens" if config.task is None else "classes"
-    for at in [("teacher",), *(("teachers", name) for name in config.teachers or {})]:
-        teacher = components.get(at)
-        if teacher is None:
-            continue
-        over = teacher.entry.provides(teacher.options).over
-        if wanted not in over:
-            remedy = (
-                "set `task`, or use a language model such as hf"
-                if config.task is None
-                else f"with `task` use one such as hf-classifier (task: {config.task.use})"
-            )
-            yield Problem(
-                at, f"{teacher.entry.id} answers over {_listed(over)}, the student predicts {wanted}: {remedy}"
-            )
-    if config.task is None:
+def _writer_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """Synthesizers, rollouts and others that ask for written text need a teacher that writes."""
+    places = [("teacher",)] if config.teacher is not None else [("teachers", name) for name in config.teachers or ()]
+    teachers = [components[place] for place in places if place in components]
+    given = {teacher.entry.id: teacher.entry.provides(teacher.options).signals for teacher in teachers}
+    if len(teachers) < len(places) or any(TEXT in signals for signals in given.values()):
         return
-    for name, training in config.trainings().items():
-        place = "train" if name == "student" else f"compare.{name}"
-        if training.vocabulary != "error":
-            yield Problem(
-                ("train", "vocabulary"),
-                f"is {training.vocabulary}, but classes cannot be bridged: teacher and student need the same labels "
-                "(`task.labels`); leave it out",
-            )
-        if training.rollout is not None:
-            yield Problem(("train", "rollout"), f"{place} writes text, but a task predicts classes: leave it out")
-    if config.student.peft is not None:
-        yield Problem(
-            ("student", "peft"),
-            "adapters leave a new classifier untrained and out of their checkpoints: train all weights with a `task`",
-        )
-    if config.report.prompts:
-        yield Problem(("report", "prompts"), "are continued by language models; a task predicts classes: leave it out")
+    for location, component in components.items():
+        if (
+            component.entry.component.kind == "objective"
+            or TEXT not in component.entry.needs(component.options).signals
+        ):
+            continue
+        found = "; ".join(f"{name} gives {_listed(signals)}" for name, signals in given.items()) or "the file has none"
+        yield Problem(location, f"{component.entry.id} needs a teacher that writes text ({TEXT}): {found}")
 
 
 def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:

@@ -1,22 +1,18 @@
 """The teacher over a store: rows captured before, for sequences known by their content.
 
-Legend: B sequences, T token positions, N rows, K support size, M temperatures.
+Legend: B sequences, T token positions, N rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from distill_core.engine.unpack import unpack
 from distill_core.errors import SignalError
 from distill_core.interfaces import VocabularyInfo
-from distill_core.store import RowArrays, StoreMeta, StoreReader
+from distill_core.store import StoreMeta, StoreReader
 from distill_core.types import Needs, RowTarget, SparseSpec, TeacherSignals, TokenBatch
 
 
@@ -66,7 +62,8 @@ class StoredSignals:
         return self.meta.teacher
 
     def signals(self, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None) -> TeacherSignals:
-        """The stored targets at ``batch.rows()``, on the device of the batch; ``sparse`` is not read.
+        """The stored targets at ``batch.rows()``, on the device of the batch (a GPU unpacks them itself); ``sparse`` is
+        not read.
 
         Raises:
             SignalError: a signal other than targets, or a temperature that was not captured.
@@ -107,57 +104,5 @@ class StoredSignals:
         for index, length in enumerate(lengths_B.tolist()):
             positions_n = position_N[ends_B[index] : ends_B[index + 1]]
             if len(positions_n):
-                parts.append(self.reader.rows(ids_BT[index, :length], positions_n, draw=self.draw))
-        return row_target(parts, self.meta).to(device)
-
-
-def row_target(parts: Sequence[RowArrays], meta: StoreMeta) -> RowTarget:
-    """Rows of several sequences below each other as tensors; no parts: a target of no rows.
-
-    Args:
-        parts: rows of equal kind, as a store of ``meta`` holds them.
-        meta: gives kind, width and temperatures where there are no rows.
-    """
-    width = max((part.k for part in parts), default=meta.k)
-
-    def column(name: str, fill: float) -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        if not values or values[0] is None:
-            return None
-        return torch.from_numpy(np.concatenate([_widened(value, width, fill, name) for value in values]))
-
-    if not parts:
-        return _no_rows(meta)
-    ids_NK = column("ids", -1)
-    assert ids_NK is not None
-    return RowTarget(
-        kind=meta.kind,
-        ids_NK=ids_NK.long(),
-        temperatures=meta.temperatures,
-        logits_NK=column("logits", 0.0),
-        tail_NM=column("tail", 0.0),
-        weights_NK=column("weights", 0.0),
-        entropy_N=column("entropy", 0.0),
-        threshold_N=column("threshold", 0.0),
-    )
-
-
-def _widened(value: NDArray[Any], width: int, fill: float, name: str) -> NDArray[Any]:
-    value = value.astype(np.int64 if name == "ids" else np.float32)
-    if name in ("ids", "logits", "weights") and value.shape[1] < width:
-        return np.pad(value, ((0, 0), (0, width - value.shape[1])), constant_values=fill)
-    return value
-
-
-def _no_rows(meta: StoreMeta) -> RowTarget:
-    empty_NK, exact = torch.zeros(0, meta.k), meta.kind == "exact"
-    return RowTarget(
-        kind=meta.kind,
-        ids_NK=empty_NK.long(),
-        temperatures=meta.temperatures,
-        logits_NK=empty_NK if exact else None,
-        tail_NM=torch.zeros(0, len(meta.temperatures)) if exact else None,
-        weights_NK=None if exact else empty_NK,
-        entropy_N=None if exact else torch.zeros(0),
-        threshold_N=torch.zeros(0) if meta.method == "threshold" else None,
-    )
+                parts.append(self.reader.packed(ids_BT[index, :length], positions_n, draw=self.draw))
+        return unpack(parts, self.meta, device)

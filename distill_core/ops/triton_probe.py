@@ -18,6 +18,12 @@ from .dispatch import offer
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels take; fp64 stays with the reference."""
 
+MAX_K = 256
+"""Entries per row that the top-k and sampling kernels can sort in one program."""
+
+MAX_SUPPORT = 4096
+"""Support entries per row whose divergence one program of `sparse_kl` can hold."""
+
 
 def interpreted() -> bool:
     """Whether the interpreter was asked for."""
@@ -45,3 +51,14 @@ def offer_kernels(*ops: str) -> None:
 def device_of(x: torch.Tensor) -> AbstractContextManager[object]:
     """Makes the GPU of `x` the current one: Triton launches there."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def too_many(k: int) -> dict[str, str]:
+    """What `select(..., unfit=...)` is told of a call that keeps k entries per row."""
+    return {"triton": f"the triton kernel keeps at most {MAX_K} entries per row; got k = {k}"} if k > MAX_K else {}
+
+
+def too_wide(support: int) -> dict[str, str]:
+    """What `select(..., unfit=...)` is told of a support of so many entries."""
+    why = f"the triton kernel takes at most {MAX_SUPPORT} support entries per row; got {support}"
+    return {"triton": why} if support > MAX_SUPPORT else {}

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_core.files import atomic_write_bytes
+from distill_core.report.charts import tones
 from distill_core.report.collect import CollectedRun, collect
+from distill_core.report.fidelity import fidelity
 from distill_core.report.page import render
 from distill_core.report.summary import summary_table
 from distill_core.report.verdict import headline
@@ -57,6 +59,8 @@ def write_report(run_directory: Path, *, directory: Path | None = None, registry
         "sections": [{"title": title, "text": text} for title, text in sections],
         "problems": run.problems,
     }
+    told = fidelity(run.results, tones(run.results, run.trainings_in_order))
+    content["fidelity"] = told.sentences if told else []
     text = json.dumps(content, ensure_ascii=True, indent=1, default=str)
     atomic_write_bytes(target / "report.json", text.encode())
     atomic_write_bytes(target / "index.html", page)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from distill_core.report import charts
 from distill_core.report.collect import CollectedRun
+from distill_core.report.fidelity import fidelity
 from distill_core.report.summary import metric_rows
 from distill_core.report.text import MISSING, difference, figure, share, short, size, visible
 from distill_core.report.verdict import Headline
@@ -54,6 +55,7 @@ def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str
         "facts": facts(results) if results else [],
         "metric_figures": charts.metric_figures(results, tone) if results else [],
         "other_figures": _other_figures(run, tone),
+        "fidelity": fidelity(results, tone),
         "learning_figures": charts.learning_figures(run, tone),
         "generations": (results.get("generations") or {}).get("samples", []) if results else [],
         "stores": [_store(name, store) for name, store in run.stores.items()],

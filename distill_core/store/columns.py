@@ -63,15 +63,18 @@ def decode_rows(columns: Mapping[str, memoryview | None], n_rows: int, meta: Sto
     Raises:
         ValueError: the bytes are not what the description says (damaged).
     """
-    _, decode, names = _CODECS[meta.method]
-    payload = {name: columns[_drawn(name, draw)] for name in names}
-    blobs = {name: memoryview(b"") if blob is None else blob for name, blob in payload.items()}
-    rows = decode(blobs, n_rows, meta)
+    rows = _CODECS[meta.method][1](drawn_columns(columns, meta, draw), n_rows, meta)
     return replace(
         rows,
         entropy=_off_grid(columns["entropy"], n_rows, ENTROPY_STEP_NAT),
         label_logprob=_off_grid(columns["label"], n_rows, LABEL_STEP_NAT),
     )
+
+
+def drawn_columns(columns: Mapping[str, memoryview | None], meta: StoreMeta, draw: int) -> dict[str, memoryview]:
+    """The payload columns of one draw, by the names of draw 0."""
+    payload = {name: columns[_drawn(name, draw)] for name in _CODECS[meta.method][2]}
+    return {name: memoryview(b"") if blob is None else blob for name, blob in payload.items()}
 
 
 def _on_grid(values_N: FloatArray | None, step: float, *, least: float) -> bytes | None:

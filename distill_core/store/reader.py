@@ -9,19 +9,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distill_core.errors import StoreError
-from distill_core.store.columns import check_lengths, decode_positions, decode_rows, decode_tokens, position_array
+from distill_core.store.columns import (
+    check_lengths,
+    decode_positions,
+    decode_rows,
+    decode_tokens,
+    drawn_columns,
+    position_array,
+)
 from distill_core.store.keys import KEY_BYTES, key_of, token_array
 from distill_core.store.manifest import read_manifest
 from distill_core.store.meta import StoreMeta
+from distill_core.store.packed import UNDECODABLE, PackedRows
 from distill_core.store.rows import RowArrays
 from distill_core.store.shard import ShardView, StoredSequence, damaged, file_sha256
 
 _OPEN_SHARDS = 256
 """Shards kept mapped at a time."""
-
-
-_UNDECODABLE = (ValueError, IndexError, KeyError, OverflowError, MemoryError)
-"""What decoding bytes that were not encoded here may raise."""
 
 
 class StoreReader:
@@ -93,14 +97,34 @@ class StoreReader:
                 shard is damaged.
             ValueError, TypeError: ids, positions or draw are out of range.
         """
+        index, chosen_N = self._request(input_ids, positions, draw)
+        _, rows = self.decoded(index, draw=draw)
+        return rows if chosen_N is None else rows[chosen_N]
+
+    def packed(self, input_ids: ArrayLike, positions: ArrayLike | None = None, *, draw: int = 0) -> PackedRows:
+        """What :meth:`rows` decodes, as it lies in the shard: for decoding elsewhere, as on a GPU.
+
+        Args and errors as of :meth:`rows`; damage inside the columns shows where they are decoded.
+        """
+        index, chosen_N = self._request(input_ids, positions, draw)
+        _, n_rows, columns = self._columns(index)
+        path = self._view(self._place(index)[0]).path
+        blobs = drawn_columns(columns, self.meta, draw)
+        return PackedRows(n_rows, blobs, columns["entropy"], chosen_N, path)
+
+    def _request(
+        self, input_ids: ArrayLike, positions: ArrayLike | None, draw: int
+    ) -> tuple[int, NDArray[np.int64] | None]:
+        """The stored sequence, and which of its rows are asked for; None: all of them."""
         if not 0 <= draw < self.meta.draws:
             raise ValueError(f"draw is {draw}; the store has {self.meta.draws}, counted from 0")
         ids_T = token_array(input_ids)
         index = self._index_of(ids_T)
-        n_tokens, stored_N, rows = self._decoded(index, draw)
+        stored_N = self._positions(index)
+        n_tokens = self._columns(index)[0]
         wanted_N = stored_N[stored_N < ids_T.size] if positions is None else position_array(positions, ids_T.size)
         if wanted_N.size == stored_N.size and np.array_equal(wanted_N, stored_N):
-            return rows
+            return index, None
         found_N = np.searchsorted(stored_N, wanted_N)
         missing_N = np.append(stored_N, n_tokens)[found_N] != wanted_N
         if bool(missing_N.any()):
@@ -109,7 +133,7 @@ class StoreReader:
                 f"({int(missing_N.sum())} of {wanted_N.size} asked for are missing): the labels differ from those of "
                 "the capture; capture with these"
             )
-        return rows[found_N]
+        return index, found_N
 
     def positions(self, input_ids: ArrayLike) -> NDArray[np.int64]:
         """[N] positions of the sequence that have rows."""
@@ -140,15 +164,11 @@ class StoreReader:
 
     def decoded(self, index: int, *, draw: int = 0) -> tuple[NDArray[np.int64], RowArrays]:
         """Positions and rows of the sequence stored as number ``index``."""
-        _, positions_N, rows = self._decoded(index, draw)
-        return positions_N, rows
-
-    def _decoded(self, index: int, draw: int) -> tuple[int, NDArray[np.int64], RowArrays]:
-        n_tokens, n_rows, columns = self._columns(index)
+        _, n_rows, columns = self._columns(index)
         positions_N = self._positions(index)
         try:
-            return n_tokens, positions_N, decode_rows(columns, n_rows, self.meta, draw)
-        except _UNDECODABLE as error:
+            return positions_N, decode_rows(columns, n_rows, self.meta, draw)
+        except UNDECODABLE as error:
             raise self._damaged(index, error) from error
 
     def _positions(self, index: int) -> NDArray[np.int64]:
@@ -158,7 +178,7 @@ class StoreReader:
             if positions_N.size != n_rows:
                 raise ValueError(f"{n_rows} rows are stated; {positions_N.size} positions are there")
             return positions_N
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             raise self._damaged(index, error) from error
 
     def _columns(self, index: int) -> tuple[int, int, dict[str, memoryview | None]]:
@@ -166,7 +186,7 @@ class StoreReader:
         n_tokens, n_rows, columns = self._view(shard).sequence(row)
         try:
             check_lengths(columns, n_tokens, n_rows)
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             raise self._damaged(index, error) from error
         return n_tokens, n_rows, columns
 

@@ -147,5 +147,10 @@ def placed(values_E: NDArray[Any], counts_N: bits.Ints, k: int, *, fill: float) 
 
 
 def _logsumexp(values_NK: Floats) -> Floats:
-    top_N = values_NK.max(axis=1)
-    return np.asarray(top_N + np.log(np.exp(values_NK - top_N[:, None]).sum(axis=1)))
+    """The largest counts as exactly 1: the log of a sum near 1 keeps the digits of what the others add."""
+    best_N = values_NK.argmax(axis=1)[:, None]
+    top_N1 = np.take_along_axis(values_NK, best_N, axis=1)
+    others_NK = np.exp(values_NK - top_N1)
+    nothing_N1 = top_N1 - top_N1  # NaN for a row of probability 0
+    np.put_along_axis(others_NK, best_N, nothing_N1, axis=1)
+    return np.asarray(top_N1[:, 0] + np.log1p(others_NK.sum(axis=1)))

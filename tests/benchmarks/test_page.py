@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import pytest
+
+from benchmarks import bias_plot, quality_plot
 from benchmarks.__main__ import NAMES
-from benchmarks.quality_plot import PICTURE, picture
 from benchmarks.result import load
 from benchmarks.tables import MARK, PAGE, RESULTS, renewed
 
@@ -28,5 +31,6 @@ def test_a_changed_result_would_change_the_page() -> None:
     assert stale != page and renewed(stale) == page
 
 
-def test_the_plot_is_that_of_the_result() -> None:
-    assert PICTURE.read_text(encoding="utf-8") == picture(load(RESULTS / "gradient_quality.json"))
+@pytest.mark.parametrize(("name", "plot"), [("gradient_quality", quality_plot), ("target_bias", bias_plot)])
+def test_the_plot_is_that_of_the_result(name: str, plot: Any) -> None:
+    assert plot.PICTURE.read_text(encoding="utf-8") == plot.picture(load(RESULTS / f"{name}.json"))

@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from distill_core import ops
+from distill_core.engine.unpack import unpack
 from distill_core.ops import cuda_library
 from distill_core.ops.gradient_match.cuda import combine_rows, match_rows
 from distill_core.ops.random_projection.cuda import project
+from distill_core.ops.unpack_rows.cuda import METHODS
+
+from .test_unpack_rows import FIELDS, description, made
 
 
 def _missing() -> str:
@@ -79,3 +83,41 @@ def test_raw_kernels() -> None:
     whole = project([x.cuda()], 100, 7, 0)
     halves = project([x[:, :123].cuda(), x[:, 123:].cuda()], 100, 7, 0)
     torch.testing.assert_close(whole, halves, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("group", ["row", "tensor", "global"])
+@pytest.mark.parametrize("distance", ["cosine", "l2+l1"])
+def test_gradient_match(distance: str, group: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    real = [torch.randn(r, c, generator=g).cuda() for r, c in ((3, 5), (100, 4096))]
+    leaves = [[torch.randn(x.shape, generator=g).cuda().requires_grad_() for x in real]]
+    leaves.append([x.detach().clone().requires_grad_() for x in leaves[0]])
+    values = [
+        ops.gradient_match(side, real, distance=distance, group=group, impl=impl)  # type: ignore[arg-type]
+        for side, impl in zip(leaves, ("cuda", "reference"), strict=True)
+    ]
+    torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+    for value in values:
+        value.backward()
+    for x, y in zip(*leaves, strict=True):
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_random_projection() -> None:
+    x = torch.randn(3, 70_000, generator=torch.Generator().manual_seed(0))
+    found = ops.random_projection(x.cuda(), 100, seed=7, impl="cuda")
+    torch.testing.assert_close(found.cpu(), ops.random_projection(x, 100, seed=7), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unpack_rows(method: str) -> None:
+    """The ids of the host's codec; values up to the last bits, where exp and log round otherwise."""
+    of = description(method, 48, 5000)
+    parts = [made(of, n, n) for n in (300, 1, 0, 70)]
+    want, found = unpack(parts, of, "cuda", impl="reference"), unpack(parts, of, "cuda", impl="cuda")
+    assert torch.equal(found.ids_NK, want.ids_NK)
+    for name in FIELDS[1:]:
+        a, b = getattr(found, name), getattr(want, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=2e-7, atol=1e-30)

@@ -140,7 +140,7 @@ import importlib
 from distill_core import ops
 from distill_core.ops import cuda_library
 import torch
-for op in ("gradient_match", "random_projection", "sample_support", "topk_logits"):
+for op in ("gradient_match", "random_projection", "sample_support", "topk_logits", "unpack_rows"):
     importlib.import_module(f"distill_core.ops.{{op}}.cuda")
 can_run, reason = cuda_library.available()
 print(reason)

@@ -16,6 +16,8 @@ COMMANDS = {
     "import": ["-c", "import distill_core"],
     "help": ["-m", "distill_core.cli", "--help"],
     "plugins-list": ["-m", "distill_core.cli", "plugins", "list"],
+    "plan-help": ["-m", "distill_core.cli", "plan", "--help"],
+    "plan": ["-m", "distill_core.cli", "plan", "recipes/quickstart.yaml"],
     "validate": ["-m", "distill_core.cli", "validate", "recipes/quickstart.yaml"],
 }
 ATTEMPTS = 3

@@ -83,48 +83,6 @@ def test_gradient_in_forward_equals_fp64(head, dtype, width, monkeypatch):
     agree(torch.autograd.grad(got, low), torch.autograd.grad(want, exact), dtype)
 
 
-@pytest.mark.parametrize("width", [8, 70])
-@pytest.mark.parametrize("dtype", LOW, ids=str)
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_recomputed_gradient_equals_fp64(head, dtype, width):
-    low, exact, ids, labels = problem(11, 101, width, 5, dtype)
-
-    def loss(inputs, impl):
-        hidden, weight, bias = inputs
-        s = ops.linear_support_logits(hidden, weight, ids, bias=bias, labels_N=labels, impl=impl, **head)
-        return row_loss(s, slice(0, 11)).sum()
-
-    got, want = loss(low, "cpu"), loss(exact, "reference")
-    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    agree(torch.autograd.grad(got, low), torch.autograd.grad(want, exact), dtype)
-
-
-@pytest.mark.parametrize("mode", ["tail", "truncated", "renormalized", "renormalized-both", "weights"])
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_linear_sparse_kl_equals_fp64(mode, reduction):
-    low, exact, ids, _ = problem(11, 101, 40, 5, torch.float32)
-    logp = torch.log_softmax(torch.randn(11, 5, dtype=torch.float64), 1) - 0.1
-
-    def loss(inputs, impl):
-        hidden, weight, bias = inputs
-        found = ops.linear_sparse_kl(hidden, weight, ids, logp, mode=mode, bias=bias, reduction=reduction, impl=impl)
-        return found.sum()
-
-    got, want = loss(low, "cpu"), loss(exact, "reference")
-    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    agree(torch.autograd.grad(got, low), torch.autograd.grad(want, exact), torch.float32)
-
-
-@pytest.mark.parametrize("width", [8, 70])
-@pytest.mark.parametrize("rows", [0, 1])
-def test_no_rows_and_one_row(rows, width):
-    low, _, ids, _ = problem(rows, 101, width, 5, torch.float32)
-    loss = ops.linear_sparse_kl(low[0], low[1], ids, torch.full((rows, 5), -3.0), impl="cpu")
-    for g, x in zip(torch.autograd.grad(loss, low[:2]), low, strict=False):
-        assert g.shape == x.shape and g.is_contiguous() and bool(g.isfinite().all())
-        assert rows or not g.any()
-
-
 def test_strided_operands_and_a_frozen_head():
     low, _, ids, _ = problem(11, 101, 40, 5, torch.bfloat16)
     hidden, weight = low[0].detach(), low[1].detach()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.native.conftest import ISAS
 
 pytestmark = pytest.mark.native
 
@@ -73,11 +71,6 @@ def test_ids_and_weights_of_the_reference(on_isa):
     on_isa(AGREE)
 
 
-def test_every_instruction_set_draws_the_same():
-    digests = set()
-    for isa in ("base", "avx2", "avx512"):
-        environment = {**os.environ, "DISTILL_CPU_ISA": isa}
-        done = subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        digests.add(done.stdout.strip())
+def test_every_instruction_set_draws_the_same(run_on_isa):
+    digests = {run_on_isa(isa, DIGEST).strip() for isa in ISAS}
     assert len(digests) == 1 and len(digests.pop()) == 64

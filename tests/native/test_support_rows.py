@@ -8,17 +8,9 @@ import torch
 from distill_core import ops
 from distill_core.ops import cpu_library
 from distill_core.ops.support_logits import chunked, native
+from tests.ops.support_heads import EXTRAS, HEADS
 
 pytestmark = pytest.mark.native
-EXTRAS = ("mean", "entropy", "top1")
-HEADS = {
-    "plain": (None, 1.0, (1.0,), ()),
-    "scaled-hot": (None, 0.7, (2.5,), ()),
-    "two-temperatures": (None, 1.0, (1.0, 0.5), ()),
-    "softcap": (4.0, 1.3, (1.0,), ()),
-    "mean": (None, 1.5, (1.0,), ("mean", "top1")),
-    "everything": (5.0, 0.8, (1.0, 3.0), EXTRAS),
-}
 heads = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 
 

@@ -49,9 +49,9 @@ def exact_target(
     )
 
 
-def info(n: int, *, step: int = 0, total_steps: int = 1) -> RowInfo:
+def info(n: int, *, step: int = 0, total_steps: int = 1, labels_N: Tensor | None = None) -> RowInfo:
     zeros_N = torch.zeros(n, dtype=torch.long)
-    return RowInfo(zeros_N, zeros_N, zeros_N, step, total_steps)
+    return RowInfo(zeros_N if labels_N is None else labels_N, zeros_N, zeros_N, step, total_steps)
 
 
 def build(name: str, **options: Any) -> Any:
@@ -60,13 +60,18 @@ def build(name: str, **options: Any) -> Any:
 
 
 def value_and_gradient(
-    objective: Any, logits_NV: Tensor, target: RowTarget, *, temperatures: tuple[float, ...] = (1.0,)
+    objective: Any,
+    logits_NV: Tensor,
+    target: RowTarget,
+    *,
+    temperatures: tuple[float, ...] = (1.0,),
+    labels_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """[N] values through the op, and the gradient of their sum in the student's logits."""
+    """[N] values through the op, and the gradient of their sum in the student's logits; labels are 0 if not given."""
     logits_NV = logits_NV.detach().clone().requires_grad_(True)
     target = objective.view(target)
     support = ops.support_logits(logits_NV, target.ids_NK, temperatures=temperatures)
-    value_N = objective.rows(support, target, info(len(logits_NV)))
+    value_N = objective.rows(support, target, info(len(logits_NV), labels_N=labels_N))
     (gradient_NV,) = torch.autograd.grad(value_N.sum(), logits_NV)
     return value_N.detach(), gradient_NV
 

@@ -17,14 +17,34 @@ from distill_core.types import RowTarget
 from tests.objectives.conftest import Rows, build, exact_target, info, value_and_gradient
 from tests.objectives.dense import softmax
 
-ALL = ["forward-kl", "reverse-kl", "jsd", "skew-forward-kl", "skew-reverse-kl", "total-variation"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "forward-kl": {},
+    "reverse-kl": {},
+    "jsd": {},
+    "skew-forward-kl": {},
+    "skew-reverse-kl": {},
+    "total-variation": {},
+    "alpha-beta": {},
+    "adaptive-kl": {},
+    "token-wise-kl": {},
+    "decoupled-kd": {},
+    "tail-aware-kl": {"modes": 1},
+    "logit-differences": {},
+    "interpolated-support-kl": {"interpolation": 0.5},
+}
+ALL = list(OPTIONS)
 NONLINEAR = [name for name in ALL if name != "forward-kl"]
 MODES = ["tail", "truncated", "renormalized", "renormalized-both"]
+LEAST_SUPPORT = {"tail-aware-kl": 2, "logit-differences": 2}
+"""Fewest ids that an objective makes sense of; with fewer it raises."""
 
 
-def every_objective() -> list[tuple[str, Any]]:
+def every_objective(*, k: int = 2) -> list[tuple[str, Any]]:
+    """All that a support of k ids is enough for."""
     modes = [(f"forward-kl {mode}", build("forward-kl", mode=mode)) for mode in MODES]
-    return [*modes, *((name, build(name)) for name in NONLINEAR)]
+    enough = [name for name in NONLINEAR if k >= LEAST_SUPPORT.get(name, 0)]
+    extremes = [(f"alpha-beta {a} {b}", build("alpha-beta", alpha=a, beta=b)) for a, b in ((0, 1), (1, 0), (2, 1))]
+    return [*modes, *((name, build(name, **OPTIONS[name])) for name in enough), *extremes]
 
 
 def test_padding_columns_change_nothing() -> None:
@@ -52,7 +72,7 @@ def test_rows_of_padding_alone_are_zero(k: int) -> None:
     """All mass lies in the tail on both sides: nothing is known, nothing is asked."""
     target = RowTarget("exact", torch.full((2, k), -1), (1.0,), torch.zeros(2, k).double(), torch.zeros(2, 1).double())
     student_NV = torch.from_numpy(Rows(2, 9, 3).student_NV)
-    for name, objective in every_objective():
+    for name, objective in every_objective(k=k):
         value_N, gradient_NV = value_and_gradient(objective, student_NV, target)
         assert value_N.abs().max() < 1e-12, name
         assert gradient_NV.abs().max() < 1e-12, name
@@ -156,7 +176,10 @@ def test_samples_are_refused_where_they_would_bias(name: str) -> None:
     rows = Rows(3, 30, 6)
     target = sampled(torch.from_numpy(rows.teacher_NV), 6, 0)
     with pytest.raises(ValueError, match=f"{name} is not linear in the teacher.*view: head"):
-        value_and_gradient(build(name), torch.from_numpy(rows.student_NV), target)
+        value_and_gradient(build(name, **OPTIONS[name]), torch.from_numpy(rows.student_NV), target)
+    entry = get_registry().find("objective", name)
+    options = get_registry().options("objective", {"use": name, **OPTIONS[name]})
+    assert options.needs(entry.component.needs).targets == ("exact",)  # so `distill validate` refuses it before it runs
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
@@ -181,8 +204,8 @@ def test_head_view_of_a_threshold_sample_is_exact(name: str) -> None:
     kept_NK = target.weights_NK > target.threshold_N[:, None]
     assert 0 < int(kept_NK.sum()) < kept_NK.numel()
     exact = exact_target(teacher_NV, torch.where(kept_NK, target.ids_NK, -1))
-    value_N, _ = value_and_gradient(build(name, view="head"), student_NV, target)
-    expected_N, _ = value_and_gradient(build(name), student_NV, exact)
+    value_N, _ = value_and_gradient(build(name, view="head", **OPTIONS[name]), student_NV, target)
+    expected_N, _ = value_and_gradient(build(name, **OPTIONS[name]), student_NV, exact)
     # head() keeps logits in float32
     torch.testing.assert_close(value_N, expected_N, rtol=2e-5, atol=1e-6)
 
@@ -210,6 +233,17 @@ def test_a_foreign_temperature_is_refused() -> None:
         ("forward-kl", {"temperature": 0}, "temperature"),
         ("total-variation", {"alpha": 0.5}, "alpha"),
         ("cross-entropy", {"label_smoothing": 1.0}, "label_smoothing"),
+        ("alpha-beta", {"alpha": 0, "beta": 0}, "both 0.*probability 0 weighs without bound"),
+        ("alpha-beta", {"alpha": -0.5}, "alpha: .*greater than or equal to 0"),
+        ("adaptive-kl", {"head_mass": 1.0}, "head_mass: .*less than 1"),
+        ("token-wise-kl", {"alpha": 0.5}, "alpha"),
+        ("decoupled-kd", {"alpha": 0, "beta": 0}, "the loss is 0"),
+        ("tail-aware-kl", {"modes": 0}, "modes"),
+        ("tail-aware-kl", {"mean_tail_mass": 0}, "mean_tail_mass"),
+        ("logit-differences", {"top_k": 1}, "top_k: .*greater than or equal to 2"),
+        ("logit-differences", {"led": "nobody"}, "led: .*student"),
+        ("interpolated-support-kl", {"interpolation": 1.5}, "interpolation must lie between 0 .the student"),
+        ("interpolated-support-kl", {"interpolation": {"use": "linear", "start": 0, "end": 2}}, "end must lie between"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -218,18 +252,65 @@ def test_wrong_options_are_named(name: str, options: dict[str, Any], message: st
 
 
 def test_functions_refuse_wrong_options_too() -> None:
+    from distill_objectives.adaptive_kl import adaptive_kl
+    from distill_objectives.alpha_beta import alpha_beta
     from distill_objectives.forward_kl import forward_kl
+    from distill_objectives.interpolated_support_kl import interpolated_support_kl
     from distill_objectives.jsd import jsd
     from distill_objectives.skew_forward_kl import skew_forward_kl
     from distill_objectives.skew_reverse_kl import skew_reverse_kl
 
     logp = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    for exponents in ({"alpha": 0.0, "beta": 0.0}, {"alpha": -0.1}):
+        with pytest.raises(ValueError, match="must not be negative, nor both 0; got alpha"):
+            alpha_beta(logp, logp, **exponents)
+    with pytest.raises(ValueError, match=r"head_mass must lie strictly between 0 and 1, got 1\.0"):
+        adaptive_kl(logp, logp, head_mass=1.0)
+    with pytest.raises(ValueError, match=r"interpolation must lie between 0 .* got 1\.25"):
+        interpolated_support_kl(logp, logp, interpolation=1.25)
     for value in (0.0, 1.0, -0.5):
         for function, keyword in ((jsd, "beta"), (skew_forward_kl, "alpha"), (skew_reverse_kl, "alpha")):
             with pytest.raises(ValueError, match=f"{keyword} must lie strictly between 0 and 1"):
                 function(logp, logp, **{keyword: value})
     with pytest.raises(ValueError, match="mode must be one of"):
         forward_kl(logp, logp, mode="clamped")
+
+
+def test_a_support_too_small_for_the_loss_is_refused() -> None:
+    student_NV = torch.from_numpy(Rows(3, 17, 3).student_NV)
+    with pytest.raises(ValueError, match=r"modes is 3, but the support holds 3 ids.*larger k"):
+        value_and_gradient(build("tail-aware-kl", modes=3), student_NV, Rows(3, 17, 3).target())
+    with pytest.raises(ValueError, match="logit-differences needs a support of at least 2 ids, got 1"):
+        value_and_gradient(build("logit-differences"), student_NV, Rows(3, 17, 1).target())
+
+
+def test_distributions_without_a_common_outcome_give_no_nan() -> None:
+    """The interpolation of two such distributions is no distribution; the teacher stands in for it."""
+    teacher_NV = torch.tensor([[2.0, 1.0, -math.inf, -math.inf]])
+    student_NV = torch.tensor([[-math.inf, -math.inf, 1.0, 0.5]])
+    target = exact_target(teacher_NV.double(), torch.tensor([[0, 1, 2]]))
+    for name, objective in every_objective():
+        value_N, gradient_NV = value_and_gradient(objective, student_NV, target)
+        assert not bool(torch.isnan(value_N).any() | torch.isnan(gradient_NV).any()), name
+    value_N, _ = value_and_gradient(build("interpolated-support-kl", interpolation=0.5), student_NV, target)
+    assert bool(torch.isposinf(value_N).all())
+
+
+def test_scheduled_interpolation_is_read_at_the_step() -> None:
+    class Context:
+        build = staticmethod(lambda kind, reference: get_registry().build(kind, reference))
+
+    default = build("interpolated-support-kl")
+    rows = Rows(3, 30, 6)
+    target = rows.target()
+    support = ops.support_logits(torch.from_numpy(rows.student_NV), target.ids_NK)
+    with pytest.raises(RuntimeError, match="interpolation is a schedule: call build"):
+        default.rows(support, target, info(3))
+    default.build(Context())
+    for step, t in ((0, 0.4), (3, 0.7), (6, 1.0)):
+        found = default.rows(support, target, info(3, step=step, total_steps=7))
+        fixed = build("interpolated-support-kl", interpolation=t).rows(support, target, info(3))
+        torch.testing.assert_close(found, fixed, rtol=1e-12, atol=0)
 
 
 def test_scheduled_temperature_is_read_at_the_step() -> None:

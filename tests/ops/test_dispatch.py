@@ -33,7 +33,8 @@ every_op = pytest.mark.parametrize("op", CALLS)
 
 def test_status_covers_every_op_and_prints():
     status = ops.status()
-    assert set(status) == set(CALLS)
+    # unpack_rows serves the engine, which declares it when it is imported
+    assert set(status) - {"unpack_rows"} == set(CALLS)
     for op, cells in status.items():
         assert list(cells) == ["reference", "cpu", "triton", "cuda"]
         assert cells["reference"]["available"] is True

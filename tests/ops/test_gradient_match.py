@@ -14,6 +14,7 @@ from distill_core.ops.gradient_match.ops import (
     gradient_match_backward_op,
     gradient_match_double_backward_op,
     gradient_match_op,
+    gradient_match_with_gradient_op,
 )
 
 IMPLS = ("reference", "cpu")
@@ -278,6 +279,57 @@ def test_second_derivative_of_each_impl(impl):
         torch.testing.assert_close(g.double(), w, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distance", ["cosine", "l2+l1"])
+def test_a_gradient_of_the_forward_pass_is_handed_out_once(distance, dtype):
+    """Each backward pass returns memory of its own, and what is done to one changes no other."""
+    synthetic, real = make([(7, 33), (130, 5)], dtype)
+    value = ops.gradient_match(synthetic, real, distance=distance, impl="cpu")
+    first = torch.autograd.grad(value, synthetic, retain_graph=True)
+    kept = [g.clone() for g in first]
+    second = torch.autograd.grad(value, synthetic, retain_graph=True)
+    torch._foreach_zero_(list(first))
+    third = torch.autograd.grad(value * 3, synthetic)
+    for x, y, z in zip(kept, second, third, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6 if dtype == torch.float32 else 0, atol=0)
+        bound = 4e-7 * float(z.float().abs().max())  # two terms may cancel
+        torch.testing.assert_close(z, 3 * y, rtol={torch.float32: 1e-6}.get(dtype, 1e-2), atol=bound)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(value, synthetic)
+
+
+def test_small_16_bit_gradients_survive_a_large_upstream():
+    """Loss scaling: a gradient of 1e-9 is nothing in fp16, 65,536 times it is not."""
+    synthetic, real = make([(4, 50)], torch.float16, scale=100.0)
+    options = {"distance": "cosine", "group": "row", "eps": 1e-12, "eps_mode": "clamp", "weights": [1e-6]}
+    _, (got,) = measured(synthetic, real, 65536.0, impl="cpu", **options)
+    _, (want,) = truth(synthetic, real, 65536.0, **options)
+    torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=6e-8)
+    assert (got != 0).double().mean() > 0.9
+    _, (lost,) = measured(synthetic, real, 1.0, impl="cpu", **options)
+    assert not lost.any()
+
+
+@pytest.mark.parametrize("columns", [256, 257])
+def test_gradients_larger_than_the_caches(columns):
+    """Huge pages, cleared by one thread ahead of the others, and stores past the caches: the same bits."""
+    synthetic, real = make([(5000, columns), (3, 1000), (4001, columns)])
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(measured(synthetic, real, impl="cpu"))
+    finally:
+        torch.set_num_threads(before)
+    value, grads = measured(synthetic, real, impl="reference")
+    for got, slopes in found:
+        assert torch.equal(got, found[0][0])
+        torch.testing.assert_close(got, value, rtol=2e-6, atol=0)
+        for g, first, want in zip(slopes, found[0][1], grads, strict=True):
+            assert torch.equal(g, first)
+            torch.testing.assert_close(g, want, rtol=2e-6, atol=4e-7 * float(want.abs().max()))
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_gradient_matching_through_a_model(impl):
     """The loop it is for: the gradient of the distance between gradients reaches the synthetic input."""
@@ -353,6 +405,8 @@ def test_opcheck(distance, group, impl):
         assert set(torch.library.opcheck(op, arguments).values()) == {"SUCCESS"}
 
     check(gradient_match_op, (synthetic, real, *options))
+    if distance != "cosine" or group == "row":  # one read is enough
+        check(gradient_match_with_gradient_op, ([x.detach() for x in synthetic], real, *options))
     statistics = gradient_match_op(synthetic, real, *options)[1]
     upstream = torch.tensor(1.5, requires_grad=True)
     check(gradient_match_backward_op, (upstream, synthetic, real, statistics, *options))

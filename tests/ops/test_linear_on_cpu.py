@@ -20,7 +20,8 @@ HEADS = {
 }
 SIZES = {
     "small": (11, 37, 6, 5),
-    "wide": (70, 2500, 40, 17),
+    "many columns": (70, 2500, 40, 17),
+    "wide": (11, 101, 70, 5),
     "one column": (3, 1, 4, 1),
     "whole vocabulary": (6, 9, 3, 9),
 }
@@ -101,14 +102,17 @@ def test_gradient_in_forward(make_problem, dtype, head):
 
 @every_dtype
 @pytest.mark.parametrize("mode", ["tail", "truncated", "renormalized", "renormalized-both", "weights"])
-def test_linear_sparse_kl(make_problem, dtype, mode):
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_linear_sparse_kl(make_problem, dtype, mode, reduction):
     problem = make_problem(33, 700, 12, 9, dtype=dtype)
     logp = torch.log_softmax(torch.randn(33, 10), 1)[:, :9]
 
     def run(p, impl):
         inputs = [x.detach().requires_grad_() for x in p.inputs]
-        loss = ops.linear_sparse_kl(inputs[0], inputs[1], p.ids_NK, logp, bias=inputs[2], mode=mode, impl=impl)
-        return [loss, *torch.autograd.grad(loss, inputs)]
+        loss = ops.linear_sparse_kl(
+            inputs[0], inputs[1], p.ids_NK, logp, bias=inputs[2], mode=mode, reduction=reduction, impl=impl
+        )
+        return [loss, *torch.autograd.grad(loss.sum(), inputs)]
 
     assert_twice_as_good(run(problem, "cpu"), run(problem, "reference"), run(problem.double(), "reference"))
 
@@ -140,17 +144,18 @@ def test_tails_down_to_tiny_masses(peaked_tail, qbar):
     torch.testing.assert_close(gradient.T.double(), truth, rtol=2e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("n, k", [(0, 3), (4, 0), (0, 0)])
+@pytest.mark.parametrize("width", [8, 70])
+@pytest.mark.parametrize("n, k", [(0, 3), (1, 3), (4, 0), (0, 0)])
 @every_dtype
-def test_no_rows_and_no_support(dtype, n, k):
-    hidden, weight = (
-        torch.ones(n, 5, dtype=dtype, requires_grad=True),
-        torch.ones(7, 5, dtype=dtype, requires_grad=True),
-    )
+def test_few_rows_and_no_support(dtype, n, k, width):
+    hidden = torch.ones(n, width, dtype=dtype, requires_grad=True)
+    weight = torch.ones(7, width, dtype=dtype, requires_grad=True)
     ids = torch.arange(k).expand(n, k)
     loss = ops.linear_sparse_kl(hidden, weight, ids, torch.full((n, k), -2.0), impl="cpu")
-    loss.backward()
-    assert hidden.grad.shape == hidden.shape and not weight.grad.isnan().any() and not loss.isnan()
+    assert bool(loss.isfinite())
+    for g, x in zip(torch.autograd.grad(loss, (hidden, weight)), (hidden, weight), strict=True):
+        assert g.shape == x.shape and g.is_contiguous() and bool(g.isfinite().all())
+        assert n or not g.any()
 
 
 def test_threads_change_nothing(make_problem):

@@ -61,8 +61,10 @@ def test_opcheck_sparse_kl_rows(make_problem):
     p = make_problem(n=5, v=9)
     z = p.dense().detach().float()
     logp = torch.full(p.ids_NK.shape, -3.0)
-    opcheck(sparse_kl_rows_op, (z, p.ids_NK, logp, None, "tail", False, 1.5, 0.2, z[:, 0].clone(), True))
-    opcheck(sparse_kl_rows_op, (z.bfloat16(), p.ids_NK, logp, logp[:, 0], "weights", False, 1.0, 1.0, None, False))
+    opcheck(sparse_kl_rows_op, (z, p.ids_NK, logp, None, "tail", False, 1.5, 0.2, z[:, 0].clone(), True, "cpu"))
+    opcheck(
+        sparse_kl_rows_op, (z.bfloat16(), p.ids_NK, logp, logp[:, 0], "weights", False, 1.0, 1.0, None, False, "cpu")
+    )
 
 
 @pytest.mark.parametrize(("impl", "dtype"), [("reference", torch.float64), ("cpu", torch.float32)])

@@ -25,19 +25,25 @@ def test_objectives() -> None:
     assert report("distill-objectives", kind="objective") == []
 
 
-@pytest.mark.parametrize("mode", ["truncated", "renormalized", "renormalized-both"])
-def test_modes_of_forward_kl_keep_the_properties_that_hold_for_them(mode: str) -> None:
-    from distill_core.registry import Registry
-    from distill_core.simplex import Divergence
-    from distill_objectives.forward_kl import MODE_PROPERTIES, forward_kl
-
-    def in_this_mode(teacher_logp: Any, student_logp: Any) -> Any:
-        return forward_kl(teacher_logp, student_logp, mode=mode)
-
-    registry = Registry()
-    chosen = Divergence(in_this_mode, linear_in_teacher=False, properties=MODE_PROPERTIES[mode])
-    registry.register("objective", "chosen", chosen, summary=mode)
-    assert [f"{r.check}: {r.detail}" for r in check_plugin("session", registry=registry) if r.status == "failed"] == []
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("forward-kl", {"mode": "truncated"}),
+        ("forward-kl", {"mode": "renormalized"}),
+        ("forward-kl", {"mode": "renormalized-both"}),
+        ("alpha-beta", {"alpha": 0.4, "beta": 0.6}),
+        ("alpha-beta", {"alpha": 0.0, "beta": 1.0}),
+        ("alpha-beta", {"alpha": 1.2, "beta": 0.5}),
+        ("interpolated-support-kl", {"interpolation": 0.5}),
+        ("logit-differences", {"top_k": 2, "led": "student"}),
+    ],
+    ids=str,
+)
+def test_properties_hold_for_the_options_they_are_declared_for(name: str, options: dict[str, Any]) -> None:
+    results = check_plugin("distill-objectives", options={name: options}, kind="objective")
+    own = [r for r in results if r.component.endswith(f":{name}")]
+    assert len(own) > 10
+    assert [f"{r.check}: {r.detail}" for r in own if r.status == "failed"] == []
 
 
 def test_schedules() -> None:

@@ -211,3 +211,63 @@ def test_validation_imports_nothing_heavy(workshop: Workshop) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        ("topk", "tail"),
+        ("topk", "truncated"),
+        ("topk", "renormalized"),
+        ("topk", "renormalized-both"),
+        ("multinomial", "tail"),
+        ("threshold", "tail"),
+    ],
+)
+def test_each_sparse_target_has_a_name(workshop: Workshop, method: str, mode: str) -> None:
+    """The six of docs/sparse-targets.md, by what is captured and what is done with the mass outside."""
+
+    def change(run: dict[str, Any]) -> None:
+        run["capture"]["method"] = method
+        run["train"]["objectives"] = [{"use": "forward-kl", "mode": mode}]
+
+    checked = workshop.check(change)
+    assert checked.components["train", "objectives", 0].options.mode == mode
+    assert checked.config.captures[0].method == method
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alpha-beta",
+        "adaptive-kl",
+        "token-wise-kl",
+        "decoupled-kd",
+        "tail-aware-kl",
+        "logit-differences",
+        "interpolated-support-kl",
+    ],
+)
+def test_weighted_and_decoupled_losses_refuse_samples(workshop: Workshop, name: str) -> None:
+    def objective(method: str, **options: Any) -> Change:
+        def change(run: dict[str, Any]) -> None:
+            run["capture"]["method"] = method
+            run["train"]["objectives"] = [{"use": name, **options}]
+
+        return change
+
+    said = only(workshop, objective("threshold"))
+    assert name in said and "not linear in the teacher" in said and "view: head" in said and "method: topk" in said
+    assert "method: topk" in only(workshop, objective("multinomial"))
+    workshop.check(objective("threshold", view="head"))
+    workshop.check(objective("topk"))
+
+
+def test_an_unknown_schedule_of_an_option_is_named(workshop: Workshop) -> None:
+    def change(run: dict[str, Any]) -> None:
+        run["capture"]["method"] = "topk"
+        schedule = {"use": "linaer", "start": 0.0, "end": 1.0}
+        run["train"]["objectives"] = [{"use": "interpolated-support-kl", "interpolation": schedule}]
+
+    problem = only(workshop, change)
+    assert problem.startswith("train.objectives[0].interpolation") and "'linear'" in problem

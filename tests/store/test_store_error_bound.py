@@ -253,3 +253,13 @@ def test_a_head_entry_just_above_c_stays_above(meta_for: Callable[..., StoreMeta
     assert ((found.weights > found.threshold[:, None]) == np.array([True, True, False, False])).all()
     assert np.abs(np.log(found.weights / weights)).max() <= ERROR_NAT + 2e-6
     assert np.abs(found.weights.sum(axis=1, dtype=np.float64) - 1).max() < 1e-6
+
+
+def test_the_largest_of_a_peaked_row_keeps_its_digits(
+    meta_for: Callable[..., StoreMeta], through_store: Callable[..., RowArrays]
+) -> None:
+    """log p_max near 0 is minus the sum of what is left: the log of 1 + that, in fp64, loses all of it."""
+    rows = RowArrays("exact", np.array([[3, 1]]), (1.0,), logits=np.array([[0.0, -35.0]]), tail=np.array([[-36.0]]))
+    found = through_store(rows, meta_for(k=2))
+    assert found.logits is not None
+    np.testing.assert_allclose(found.logits[0, 0], -(np.exp(-35.0) + np.exp(-36.0)), rtol=1e-6)

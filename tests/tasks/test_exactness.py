@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,9 +131,9 @@ def test_without_a_head_pass_the_model_is_as_before(bench: Callable[[str], Bench
     assert "forward" not in model.__dict__ and all(type(m).__name__ != "FusedHead" for m in model.modules())
 
 
-def test_rows_of_a_sequence_and_of_words(bench: Callable[[str], Bench], tiny_tokenizer_dir: Path) -> None:
-    """One row per text at the right token; one per word that has a class, at its first token."""
-    texts, tokenizer = batch_of(bench("llama"))
+def test_one_row_per_text(bench: Callable[[str], Bench]) -> None:
+    """At the token that stands for it."""
+    texts, _ = batch_of(bench("llama"))
     rows = texts.rows()
     assert rows.sequence_N.tolist() == list(range(7))
     assert rows.position_N.tolist() == [int(length) - 1 for length in texts.attention_mask_BT.sum(1)]

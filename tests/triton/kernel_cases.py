@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from distill_core.ops.sample_support import row_kernels as sample_kernels
+from distill_core.ops.sparse_kl import row_kernels as kl_kernels
+from distill_core.ops.sparse_kl.reference import MODES
 from distill_core.ops.support_logits import head_kernels, row_kernels
 from distill_core.ops.support_logits.triton_head import REDUCED_ROWS, REDUCED_TILES
+from distill_core.ops.topk_logits import head_kernels as topk_head_kernels
 from distill_core.ops.topk_logits import row_kernels as topk_kernels
 from distill_core.ops.topk_logits.triton import widths
-from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows, TopK
+from distill_core.ops.topk_logits.triton_head import CANDIDATES, FUSED_K
+from distill_core.ops.triton_configs import ALIGNED, CHIPS, GROUP_ROWS, Chip, Rows, Sample, TopK
 
 K, T, V = 64, 1, 128_256
 
@@ -137,9 +142,91 @@ def _topk(size: TopK) -> Iterator[Case]:
     )
 
 
+def _topk_head(chip: Chip) -> Iterator[Case]:
+    tile, merge = topk_head_kernels.head_topk, topk_head_kernels.merge_topk
+    for dtype, size in (("bf16", chip.topk16), ("fp32", chip.topk32)):
+        types = {"h_ptr": f"*{dtype}", "w_ptr": f"*{dtype}", "bias_ptr": f"*{dtype}", "key_ptr": "*i64"}
+        sizes = {"T": T, "BLOCK_M": size.rows, "BLOCK_V": size.columns, "BLOCK_D": size.depth, "GROUP_M": GROUP_ROWS}
+        yield Case(
+            f"head_topk {dtype} {size.rows}x{size.columns}x{size.depth}",
+            tile,
+            _types(tile, cap="fp32", scale="fp32", **types),
+            {**sizes, "EVEN_D": True, "BIAS": True, "CAP": True, "PRECISION": size.precision, "UPCAST": False},
+            {"num_warps": size.warps, "num_stages": size.stages},
+            (*_divisible(tile, "K"), "D", "stride_h", "stride_w"),
+            uses_matrix=True,
+            streams=True,
+        )
+    tiles = -(-V // chip.topk16.columns)
+    yield Case(
+        f"merge_topk k={FUSED_K} V={V}",
+        merge,
+        _types(merge, key_ptr="*i64", ids_ptr="*i64"),
+        {"T": T, "BLOCK_C": CANDIDATES, "BLOCK_K": FUSED_K, "BLOCK_S": 1 << (tiles - 1).bit_length()},
+        {"num_warps": 8},
+        _divisible(merge, "K"),
+    )
+
+
+def _sample(size: Sample) -> Iterator[Case]:
+    masses, plan = sample_kernels.block_masses, sample_kernels.plan_threshold
+    points, draws = sample_kernels.hit_points, sample_kernels.count_draws
+    types = {"z_ptr": "*bf16", "stride_z": "i64", "inv_t_ptr": "*fp64", "mass_ptr": "*i64", "strange_ptr": "*i32"}
+    types |= {"certain_ptr": "*i32", "ids_ptr": "*i64", "top_ids_ptr": "*i64", "hit_ptr": "*i64"}
+    types |= {"keys_ptr": "*i64", "seed_ptr": "*i64"}
+    warps = {"num_warps": size.warps}
+    for strange in (True, False):
+        yield Case(
+            f"block_masses bf16 odd V{', strange ids' if strange else ''}",
+            masses,
+            _types(masses, **types),
+            {"BLOCKS": size.columns // size.width, "WIDTH": size.width, "ALIGNED": ALIGNED, "STRANGE": strange},
+            warps,
+            _divisible(masses),
+            streams=True,
+        )
+    yield Case(
+        f"plan_threshold k={K}", plan, _types(plan, **types), {"BLOCK_K": K, "BLOCK_B": size.blocks}, warps,
+        _divisible(plan),
+    )  # fmt: skip
+    for even in (True, False):
+        yield Case(
+            f"hit_points bf16 {'even' if even else 'multinomial'} points",
+            points,
+            _types(points, **types),
+            {"EVEN": even, "POINTS": size.points, "WIDTH": size.width, "BLOCK_B": size.blocks, "ALIGNED": ALIGNED},
+            warps,
+            _divisible(points),
+        )
+    yield Case(
+        f"count_draws k={K}", draws, _types(draws, **types), {"BLOCK_K": K, "BLOCK_B": size.blocks}, warps,
+        _divisible(draws),
+    )  # fmt: skip
+
+
+def _sparse_kl(rows: Rows) -> Iterator[Case]:
+    kernel = kl_kernels.kl_rows
+    types = {"stride_z": "i64", "ids_ptr": "*i64", "sorted_ptr": "*i32"}
+    types |= {f"{name}_ptr": "*fp64" for name in ("logp", "logt", "scale", "upstream", "loss")}
+    flags = {"GIVEN": True, "GRADIENT": True, "UPSTREAM": True, "ALIKE": True, "ALIGNED": ALIGNED}
+    for dtype, mode, reverse in (("bf16", 0, False), ("fp32", 0, True), ("bf16", 3, True), ("fp32", 2, False)):
+        yield Case(
+            f"kl_rows {dtype} {MODES[mode]} {'reverse' if reverse else 'forward'} odd V",
+            kernel,
+            _types(kernel, z_ptr=f"*{dtype}", dz_ptr=f"*{dtype}", **types),
+            {**flags, "MODE": mode, "REVERSE": reverse, "BLOCK_V": rows.columns, "BLOCK_K": K},
+            {"num_warps": rows.warps},
+            _divisible(kernel),
+            streams=True,
+        )
+
+
 def cases(chip: str) -> Iterator[Case]:
     """All cases of a chip."""
     sizes = CHIPS[chip]
     yield from _rows(sizes.rows, sizes.rows_back)
     yield from _head(sizes)
     yield from _topk(sizes.topk)
+    yield from _sample(sizes.sample)
+    yield from _sparse_kl(sizes.rows)
+    yield from _topk_head(sizes)

@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 
 from ...shapes import Scalar
-from .. import cpu_library
+from .. import cpu_library, cuda_library
 from ..arguments import check_choice, check_device
 from ..dispatch import Impl, declare, offer, select
+from .gradient_in_forward import MatchInForward, wanted
 from .ops import gradient_match_op
+from .reference import Rule
 
 __all__ = ["gradient_match"]
 
 OP = "gradient_match"
 declare(OP)
 offer(OP, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer(OP, "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 
 
 def _check_list(name: str, tensors: Sequence[Tensor]) -> None:
@@ -68,9 +71,11 @@ def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
 
 def _one_dtype(synthetic: list[Tensor], real: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The kernels take one dtype: mixed lists are promoted to the widest."""
-    wide = synthetic[0].dtype
-    for x in (*synthetic, *real):
-        wide = torch.promote_types(wide, x.dtype)
+    wide, *others = {x.dtype for x in (*synthetic, *real)}
+    if not others:
+        return synthetic, real
+    for dtype in others:
+        wide = torch.promote_types(wide, dtype)
     return [x.to(wide) for x in synthetic], [x.to(wide) for x in real]
 
 
@@ -131,5 +136,9 @@ def gradient_match(
     a, b = _one_dtype([synthetic[i] for i in kept], [real[i] for i in kept])
     picked = select(OP, impl, a[0].device.type, a[0].dtype)
     chosen_weights = [shares[i] for i in kept]
-    value: Tensor = gradient_match_op(a, b, chosen_weights, distance, group, float(eps), eps_mode, picked)[0]
+    rule = Rule(distance, group, float(eps), eps_mode)
+    if wanted(a, rule, picked):
+        once: Tensor = MatchInForward.apply(b, chosen_weights, rule, picked, *a)  # type: ignore[no-untyped-call]
+        return once
+    value: Tensor = gradient_match_op(a, b, chosen_weights, *rule, picked)[0]
     return value

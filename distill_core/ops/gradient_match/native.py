@@ -16,15 +16,23 @@ _RULE = "float[] weights, int distance, int group, float eps, bool added"
 
 cpu_library.define(
     f"match_forward(Tensor[] a, Tensor[] b, {_RULE}) -> (Tensor, Tensor)",
+    f"match_with_gradient(Tensor[] a, Tensor[] b, {_RULE}) -> (Tensor, Tensor, Tensor)",
     f"match_backward(Tensor upstream, Tensor[] a, Tensor[] b, Tensor statistics, {_RULE}) -> Tensor",
 )
 
 
-def _matrices(tensors: Sequence[Tensor], rule: Rule) -> list[Tensor]:
-    """Rows as the kernel takes them: contiguous, apart from one another by a stride."""
-    found = (as_rows(x, rule.group if rule.distance == "cosine" else "tensor") for x in tensors)
+def _laid(tensors: Sequence[Tensor], rule: Rule) -> list[Tensor]:
+    """As the kernel takes them: contiguous; matrices in rows may have their rows apart by a stride."""
+    by_row = rule.distance == "cosine" and rule.group == "row"
+    return [x if x.is_contiguous() else _copied(x, by_row) for x in tensors]
+
+
+def _copied(x: Tensor, by_row: bool) -> Tensor:
+    if not by_row:
+        return x.contiguous()
+    rows = as_rows(x, "row")
     # An empty tensor calls itself contiguous whatever its strides: clone, not contiguous().
-    return [x if x.shape[1] < 2 or x.stride(1) == 1 else x.clone(memory_format=torch.contiguous_format) for x in found]
+    return rows if rows.shape[1] < 2 or rows.stride(1) == 1 else rows.clone(memory_format=torch.contiguous_format)
 
 
 def _options(rule: Rule) -> tuple[int, int, float, bool]:
@@ -34,9 +42,19 @@ def _options(rule: Rule) -> tuple[int, int, float, bool]:
 def forward(a: Sequence[Tensor], b: Sequence[Tensor], weights: list[float], rule: Rule) -> tuple[Tensor, Tensor]:
     """Value; [R, 3] of cosine, |a|, |b|."""
     value, statistics = torch.ops.distill_core_cpu.match_forward(
-        _matrices(a, rule), _matrices(b, rule), weights, *_options(rule)
+        _laid(a, rule), _laid(b, rule), weights, *_options(rule)
     )
     return value, statistics
+
+
+def with_gradient(
+    a: Sequence[Tensor], b: Sequence[Tensor], weights: list[float], rule: Rule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `forward` returns, and the gradient of all of `a`, flattened: both lists read once."""
+    value, statistics, flat = torch.ops.distill_core_cpu.match_with_gradient(
+        _laid(a, rule), _laid(b, rule), weights, *_options(rule)
+    )
+    return value, statistics, flat
 
 
 def backward(
@@ -44,6 +62,6 @@ def backward(
 ) -> Tensor:
     """Gradient of all of `a`, flattened one after the other."""
     flat: Tensor = torch.ops.distill_core_cpu.match_backward(
-        upstream.contiguous(), _matrices(a, rule), _matrices(b, rule), statistics, weights, *_options(rule)
+        upstream.contiguous(), _laid(a, rule), _laid(b, rule), statistics, weights, *_options(rule)
     )
     return flat

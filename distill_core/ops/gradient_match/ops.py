@@ -30,6 +30,10 @@ def gradient_match_op(
     *options, impl = rest
     if impl == "cpu":
         return native.forward(synthetic, real, weights, Rule(*options))
+    if impl == "cuda":
+        from . import cuda
+
+        return cuda.forward(synthetic, real, weights, Rule(*options))
     with exact_arithmetic(synthetic[0]):
         return reference.forward(synthetic, real, weights, Rule(*options))
 
@@ -39,6 +43,34 @@ def _(synthetic: list[Tensor], real: list[Tensor], weights: list[float], *rest: 
     dtype = compute_dtype(*synthetic)
     rows = statistics_rows(synthetic, Rule(*rest[:4]))
     return synthetic[0].new_empty((), dtype=dtype), synthetic[0].new_empty(rows, 3, dtype=dtype)
+
+
+@torch.library.custom_op(
+    "distill_core::gradient_match_with_gradient",
+    mutates_args=(),
+    schema=f"({_LISTS}, {_RULE}) -> (Tensor, Tensor, Tensor)",
+)
+def gradient_match_with_gradient_op(
+    synthetic: list[Tensor], real: list[Tensor], weights: list[float], *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `gradient_match_op` returns, and the gradient of all synthetic tensors in one flat tensor."""
+    *options, impl = rest
+    rule = Rule(*options)
+    if impl == "cpu":
+        return native.with_gradient(synthetic, real, weights, rule)
+    with exact_arithmetic(synthetic[0]):
+        value, statistics = reference.forward(synthetic, real, weights, rule)
+        one = torch.ones_like(value)
+        return value, statistics, reference.backward(one, synthetic, real, statistics, weights, rule)
+
+
+@gradient_match_with_gradient_op.register_fake
+def _(synthetic: list[Tensor], real: list[Tensor], weights: list[float], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(*synthetic)
+    rows = statistics_rows(synthetic, Rule(*rest[:4]))
+    like = synthetic[0]
+    flat = like.new_empty(sum(x.numel() for x in synthetic))
+    return like.new_empty((), dtype=dtype), like.new_empty(rows, 3, dtype=dtype), flat
 
 
 @torch.library.custom_op(
@@ -53,6 +85,10 @@ def gradient_match_backward_op(
     *options, impl = rest
     if impl == "cpu":
         return native.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
+    if impl == "cuda":
+        from . import cuda
+
+        return cuda.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
     with exact_arithmetic(upstream):
         return reference.backward(upstream, synthetic, real, statistics, weights, Rule(*options))
 
@@ -80,9 +116,14 @@ def _(upstream: Tensor, synthetic: list[Tensor], *rest: Any) -> tuple[Tensor, Te
     return torch.empty_like(upstream), synthetic[0].new_empty(sum(x.numel() for x in synthetic))
 
 
-def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = flat.split_with_sizes([x.numel() for x in like])
-    return [part.view(x.shape) for part, x in zip(parts, like, strict=True)]
+def views(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The pieces of `flat`, one after the other, in these shapes."""
+    parts = flat.split_with_sizes([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    return views(flat, [x.shape for x in tensors])
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -96,7 +137,7 @@ def _backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Any, ...]:
     half = len(both) // 2
     synthetic, real = both[:half], both[half:]
     flat = gradient_match_backward_op(upstream, synthetic, real, statistics, *ctx.options)
-    return _views(flat, synthetic), [None] * half, *[None] * 6
+    return _like(flat, synthetic), [None] * half, *[None] * 6
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -109,7 +150,7 @@ def _double_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     half = len(both) // 2
     synthetic, real = both[:half], both[half:]
     dupstream, flat = gradient_match_double_backward_op(upstream, synthetic, real, cotangent, *ctx.options)
-    return dupstream, _views(flat, synthetic), [None] * half, None, *[None] * 6
+    return dupstream, _like(flat, synthetic), [None] * half, None, *[None] * 6
 
 
 gradient_match_op.register_autograd(_backward, setup_context=_save_for_backward)

@@ -92,12 +92,17 @@ def forward(a: Tensors, b: Tensors, weights: Sequence[float], rule: Rule) -> tup
             if rule.distance == "l2+l1":
                 value += w * difference.abs().sum()
         return value.to(dtype), a[0].new_empty(0, 3, dtype=dtype)
-    ab, aa, bb = moments(a, b, weights, rule.group).unbind(1)
+    return from_moments(moments(a, b, weights, rule.group), row_weights(a, weights, rule.group), rule, dtype)
+
+
+def from_moments(moments_R3: Tensor, weights_R: Tensor, rule: Rule, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Value of the cosine, and [R, 3] of cosine, |a|, |b|, from the sums of each row."""
+    ab, aa, bb = moments_R3.unbind(1)
     na, nb = aa.sqrt(), bb.sqrt()
     distance = 1 - ab / _denominator(na, nb, rule)
     if rule.eps_mode == "clamp":
         distance = distance.masked_fill((na == 0) & (nb == 0), 0.0)
-    value = (row_weights(a, weights, rule.group) * distance).sum()
+    value = (weights_R * distance).sum()
     product = na * nb
     cosine = ab / torch.where(product == 0, 1.0, product)
     return value.to(dtype), torch.stack([cosine, na, nb], dim=1).to(dtype)

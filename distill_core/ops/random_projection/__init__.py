@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import cpu_library
+from .. import cpu_library, cuda_library
 from ..arguments import check_choice, check_device
 from ..autocast import exact_arithmetic
 from ..dispatch import Impl, declare, offer, select
@@ -21,6 +21,7 @@ __all__ = ["random_projection"]
 OP = "random_projection"
 declare(OP)
 offer(OP, "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer(OP, "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 
 
 @torch.library.custom_op(
@@ -32,6 +33,10 @@ def random_projection_op(tensors: list[Tensor], dim: int, seed: int, feature_off
     """[n, dim] of matrices [n, F_i] side by side."""
     if impl == "cpu":
         return native.project(tensors, dim, seed, feature_offset)
+    if impl == "cuda":
+        from . import cuda
+
+        return cuda.project(tensors, dim, seed, feature_offset)
     with exact_arithmetic(tensors[0]):
         return reference.project(tensors, dim, seed, feature_offset)
 

@@ -15,12 +15,15 @@ from .. import cpu_library, cuda_library
 from ..arguments import check_choice, check_k, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
 from ..dispatch import Impl, declare, offer, select
 from ..row_chunks import default_rows, row_chunks
+from ..triton_probe import offer_kernels
+from ..triton_probe import too_many as too_many_for_triton
 from .reference import mark_strange_, multinomial, threshold
 
 __all__ = ["sample_support"]
 
 declare("sample_support")
 offer("sample_support", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
+offer_kernels("sample_support")
 offer("sample_support", "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 
 
@@ -49,6 +52,11 @@ def _sample_support_op(
         from .native import sample_into
 
         sample_into(logits[:, :valid_vocab], k, method, temperature, seed, row_keys, ids_NK, weights_NK)
+        return ids_NK, weights_NK
+    if impl == "triton":
+        from .triton import sample_into as sample_by_triton
+
+        sample_by_triton(logits[:, :valid_vocab], k, method, temperature, seed, row_keys, ids_NK, weights_NK)
         return ids_NK, weights_NK
     sample = threshold if method == "threshold" else multinomial
     for rows in row_chunks(n, default_rows(logits.shape[1], 8)):
@@ -117,7 +125,8 @@ def sample_support(
     if row_keys_N is None:
         row_keys_N = torch.arange(logits_NV.shape[0], device=logits_NV.device)
     check_row_vector(op, "row_keys_N", row_keys_N, logits_NV, integer=True)
-    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=cuda_library.too_many(k))
+    unfit = {**cuda_library.too_many(k), **too_many_for_triton(k)}
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=unfit)
     seed = (seed + 2**63) % 2**64 - 2**63
     found: tuple[Tensor, Tensor] = _sample_support_op(logits_NV.detach(), k, method, t, seed, row_keys_N, limit, chosen)
     return found

@@ -27,7 +27,7 @@ from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits import SupportLogits, linear_support_logits, support_logits
 from ..support_logits.chunked import LinearSource, Request
-from ..triton_probe import offer_kernels
+from ..triton_probe import offer_kernels, too_wide
 from .linear import LinearSparseKL
 from .native import FusedSparseKL
 from .reference import MODES, REVERSIBLE, row_divergence
@@ -41,7 +41,7 @@ Reduction = Literal["mean", "sum", "none"]
 declare("sparse_kl")
 declare("linear_sparse_kl")
 offer("linear_sparse_kl", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
-offer_kernels("linear_sparse_kl")
+offer_kernels("sparse_kl", "linear_sparse_kl")
 
 
 def _check_teacher(
@@ -119,16 +119,18 @@ def sparse_kl(
     _check_teacher(op, logits_NV, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
-    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype)
+    unfit = too_wide(ids_NK.shape[1])
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=unfit)
 
     def rebuild(logits: Tensor) -> Tensor:
         support = support_logits(logits, ids_NK, temperatures=(t,), impl=cast(Impl, chosen))
         return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, logits.shape[1]), reduction)
 
-    if chosen != "cpu" or torch.compiler.is_compiling():
+    if chosen == "reference" or torch.compiler.is_compiling():
         return rebuild(logits_NV)
     teacher = (ids_NK, logp_NK, tail_logp_N, mode, direction == "reverse", t)
-    loss: Tensor = FusedSparseKL.apply(logits_NV, teacher, reduction, torch.is_grad_enabled(), rebuild)  # type: ignore[no-untyped-call]
+    plan = (teacher, reduction, torch.is_grad_enabled(), rebuild, chosen)
+    loss: Tensor = FusedSparseKL.apply(logits_NV, *plan)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -1,4 +1,4 @@
-"""`sparse_kl` in C++: value and gradient of each row in one visit, one exponential per element.
+"""`sparse_kl` on logits by a kernel, C++ or Triton: value and gradient of each row in one call.
 
 Legend: N rows, V vocabulary, K support.
 
@@ -31,7 +31,7 @@ cpu_library.define(
 )
 _SCHEMA = (
     "(Tensor logits, Tensor ids, Tensor logp, Tensor? tail_logp, str mode, bool reverse, float temperature,"
-    " float share, Tensor? upstream, bool need_gradient) -> (Tensor, Tensor)"
+    " float share, Tensor? upstream, bool need_gradient, str impl) -> (Tensor, Tensor)"
 )
 
 
@@ -53,11 +53,17 @@ def sparse_kl_rows_op(
     share: float,
     upstream: Tensor | None,
     need_gradient: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor]:
     """Losses [N] in fp64; gradient of `share * sum(upstream * losses)`, as the logits are, rounded once (or empty)."""
     check_id_values(NAME, ids, logits.shape[1])
     loss_N, gradient_NV = _results(logits, need_gradient)
-    torch.ops.distill_core_cpu.sparse_kl_rows(
+    fill: Callable[..., None] = torch.ops.distill_core_cpu.sparse_kl_rows
+    if impl == "triton":
+        from . import triton
+
+        fill = triton.rows_into
+    fill(
         with_rows(logits),
         support_of(ids, None).ids_NK,
         logp.double().contiguous(),
@@ -75,7 +81,7 @@ def sparse_kl_rows_op(
 
 @sparse_kl_rows_op.register_fake
 def _(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _results(logits, rest[-1])
+    return _results(logits, rest[-2])
 
 
 class FusedSparseKL(torch.autograd.Function):
@@ -89,13 +95,14 @@ class FusedSparseKL(torch.autograd.Function):
         reduction: str,
         with_gradient: bool,
         rebuild: Callable[[Tensor], Tensor],
+        impl: str,
     ) -> Tensor:
         share = 1.0 / max(1, logits_NV.shape[0]) if reduction == "mean" else 1.0
-        ctx.arguments, ctx.rebuild = (*teacher, share), rebuild
+        ctx.arguments, ctx.rebuild, ctx.impl = (*teacher, share), rebuild, impl
         # 16-bit gradients are rounded once, the upstream inside: rows have their own, fp16 underflows without it.
         now = logits_NV.dtype == torch.float32 or (logits_NV.dtype == torch.bfloat16 and reduction != "none")
         need = with_gradient and ctx.needs_input_grad[0] and now
-        loss_N, gradient_NV = sparse_kl_rows_op(logits_NV, *ctx.arguments, None, need)
+        loss_N, gradient_NV = sparse_kl_rows_op(logits_NV, *ctx.arguments, None, need, impl)
         ctx.gradient = gradient_NV if need else None
         ctx.save_for_backward(logits_NV)
         loss: Tensor = loss_N if reduction == "none" else loss_N.sum() * share
@@ -106,13 +113,13 @@ class FusedSparseKL(torch.autograd.Function):
         (logits_NV,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             (gradient,) = torch.autograd.grad(ctx.rebuild(logits_NV), logits_NV, upstream[0], create_graph=True)
-            return gradient, None, None, None, None
+            return gradient, None, None, None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         scale_N = upstream[0].expand(logits_NV.shape[0])
         ones, wide = bool((upstream[0] == 1).all()), logits_NV.dtype == torch.float32
         if gradient is None or not (wide or ones):
             del gradient  # before its successor is made
-            gradient = sparse_kl_rows_op(logits_NV, *ctx.arguments, None if wide else scale_N, True)[1]
+            gradient = sparse_kl_rows_op(logits_NV, *ctx.arguments, None if wide else scale_N, True, ctx.impl)[1]
         if wide and not ones:
             gradient.mul_(scale_N[:, None])
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None

@@ -12,6 +12,7 @@ from .. import cpu_library, cuda_library
 from ..arguments import check_head, check_k, check_logits, check_temperatures, check_vocabulary_limit
 from ..dispatch import Impl, declare, offer, select
 from ..triton_probe import offer_kernels
+from ..triton_probe import too_many as too_many_for_triton
 from .ops import linear_topk_logits_op, topk_logits_op
 from .result import TopK
 
@@ -55,7 +56,8 @@ def topk_logits(
     checked = check_temperatures(op, temperatures)
     limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
     check_k(op, k, limit)
-    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=cuda_library.too_many(k))
+    unfit = {**cuda_library.too_many(k), **too_many_for_triton(k)}
+    chosen = select(op, impl, logits_NV.device.type, logits_NV.dtype, unfit=unfit)
     ids_NK, top_NK, tail_NT = topk_logits_op(logits_NV.detach(), k, list(checked), limit, chosen)
     return TopK(ids_NK, top_NK, tail_NT, checked)
 
@@ -93,7 +95,8 @@ def linear_topk_logits(
     limit = check_vocabulary_limit(op, valid_vocab, weight_VD.shape[0])
     check_k(op, k, limit)
     dtypes = (hidden_ND.dtype, weight_VD.dtype)
-    chosen = select(op, impl, hidden_ND.device.type, *dtypes, unfit=cuda_library.too_many(k))
+    unfit = {**cuda_library.too_many(k), **too_many_for_triton(k)}
+    chosen = select(op, impl, hidden_ND.device.type, *dtypes, unfit=unfit)
     ids_NK, top_NK, tail_NT = linear_topk_logits_op(
         hidden_ND.detach(),
         weight_VD.detach(),

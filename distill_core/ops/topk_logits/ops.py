@@ -40,6 +40,12 @@ def _chunked(
     source: Source, k: int, temperatures: list[float], valid_vocab: int, impl: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(source, k, len(temperatures))
+    if impl == "triton" and isinstance(source, LinearSource):
+        from . import triton_head
+
+        if triton_head.serves(source, k):
+            triton_head.fused_into(source, k, temperatures, *out)
+            return out
     chunks = rows_of(source, None)
     scratch_CV = None
     if isinstance(source, LinearSource):

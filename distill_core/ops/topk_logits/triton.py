@@ -15,9 +15,6 @@ from ..triton_probe import device_of
 from .reference import topk_and_tail
 from .row_kernels import block_maxima, select_topk
 
-MAX_K = 256
-"""Above it a row's candidates do not fit one program, and `topk_into` sorts by torch."""
-
 
 def widths(size: TopK, k: int) -> tuple[int, int, int]:
     """Columns of a block, blocks of one program of `block_maxima`, and lanes for k entries."""
@@ -29,12 +26,12 @@ def widths(size: TopK, k: int) -> tuple[int, int, int]:
 def topk_into(
     z_NV: Tensor, k: int, temperatures: Sequence[float], ids_NK: Tensor, top_NK: Tensor, tail_NT: Tensor
 ) -> None:
-    """Fill ids (int64), raw logits and tails (fp32) of all rows; outputs are contiguous."""
+    """Fill ids (int64), raw logits and tails (fp32) of all rows; outputs are contiguous, k is at most `MAX_K`."""
     z_NV = readable_rows(z_NV)
     n, vocabulary = z_NV.shape
     if n == 0:
         return
-    if k > MAX_K or vocabulary == 0:
+    if vocabulary == 0:
         for into, value in zip((ids_NK, top_NK, tail_NT), topk_and_tail(z_NV.float(), k, temperatures), strict=True):
             into.copy_(value)
         return

@@ -12,16 +12,9 @@ from torch import Tensor
 
 from distill_core import divergence
 from distill_core.types import LOG_FLOOR
+from distill_objectives.options import MODE_PROPERTIES
 
 Mode = Literal["tail", "truncated", "renormalized", "renormalized-both"]
-
-MODE_PROPERTIES: dict[str, dict[str, bool]] = {
-    "tail": {"zero_at_equality": True, "nonnegative": True, "lower_bound": True},
-    "truncated": {"zero_at_equality": True, "nonnegative": False, "lower_bound": False},
-    "renormalized": {"zero_at_equality": False, "nonnegative": True, "lower_bound": False},
-    "renormalized-both": {"zero_at_equality": True, "nonnegative": True, "lower_bound": False},
-}
-"""What holds in each mode. The properties that ``forward_kl`` itself declares are those of the default, ``tail``."""
 
 
 def _expected_gap(teacher_nX: Tensor, student_nX: Tensor) -> Tensor:

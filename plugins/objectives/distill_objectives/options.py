@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from distill_core.options import DivergenceOptions, ObjectiveOptions, Options
+from distill_core.options import DivergenceOptions, ObjectiveOptions, Options, ScheduleRef
 from distill_core.plugin import Needs
+
+MODE_PROPERTIES: dict[str, dict[str, bool]] = {
+    "tail": {"zero_at_equality": True, "nonnegative": True, "lower_bound": True},
+    "truncated": {"zero_at_equality": True, "nonnegative": False, "lower_bound": False},
+    "renormalized": {"zero_at_equality": False, "nonnegative": True, "lower_bound": False},
+    "renormalized-both": {"zero_at_equality": True, "nonnegative": True, "lower_bound": False},
+}
+"""What holds of ``forward-kl`` in each mode."""
 
 
 class ForwardKLOptions(DivergenceOptions):
@@ -25,6 +36,10 @@ class ForwardKLOptions(DivergenceOptions):
             return needs
         targets = tuple(kind for kind in needs.targets if kind != "sampled")
         return Needs(signals=needs.signals, targets=targets, temperatures=needs.temperatures)
+
+    def properties(self, declared: Mapping[str, bool]) -> Mapping[str, bool]:
+        """What holds in this mode."""
+        return {**declared, **MODE_PROPERTIES[self.mode]}
 
 
 class ReverseKLOptions(DivergenceOptions):
@@ -65,6 +80,101 @@ class SkewOptions(DivergenceOptions):
                 "forward-kl or reverse-kl), at 1 it is identically 0"
             )
         return alpha
+
+
+class AlphaBetaOptions(DivergenceOptions):
+    """Options of ``alpha-beta``."""
+
+    alpha: NonNegativeFloat = Field(default=0.2, description="exponent of the teacher, not negative")
+    beta: NonNegativeFloat = Field(default=0.7, description="exponent of the student, not negative")
+
+    @model_validator(mode="after")
+    def _regular(self) -> AlphaBetaOptions:
+        if self.alpha + self.beta == 0:
+            raise ValueError(
+                "alpha and beta are both 0: the divergence would be half the squared difference of log-probabilities, "
+                "in which an outcome of probability 0 weighs without bound; give at least one of them a positive value"
+            )
+        return self
+
+    def properties(self, declared: Mapping[str, bool]) -> Mapping[str, bool]:
+        """A lower bound for certain where the exponents add up to 1."""
+        return {**declared, "lower_bound": abs(self.alpha + self.beta - 1) < 1e-12}
+
+
+class AdaptiveKLOptions(DivergenceOptions):
+    """Options of ``adaptive-kl``."""
+
+    head_mass: float = Field(
+        default=0.5, gt=0, lt=1, description="teacher's probability up to which its most likely tokens are the head"
+    )
+
+
+class TokenWiseKLOptions(DivergenceOptions):
+    """Options of ``token-wise-kl``."""
+
+
+class DecoupledKDOptions(DivergenceOptions):
+    """Options of ``decoupled-kd``."""
+
+    alpha: NonNegativeFloat = Field(default=1.0, description="weight of the label against all other outcomes")
+    beta: NonNegativeFloat = Field(default=8.0, description="weight of the other outcomes among themselves")
+
+    @model_validator(mode="after")
+    def _something(self) -> DecoupledKDOptions:
+        if self.alpha == 0 and self.beta == 0:
+            raise ValueError("alpha and beta are both 0, so the loss is 0: give at least one of them a positive value")
+        return self
+
+
+class TailAwareKLOptions(DivergenceOptions):
+    """Options of ``tail-aware-kl``."""
+
+    modes: PositiveInt = Field(
+        default=10, description="most likely tokens taken one by one; the support must hold more than these"
+    )
+    beta: NonNegativeFloat = Field(default=2.0, description="weight of the outcomes beyond the modes among themselves")
+    mean_tail_mass: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="beta is divided by this: the teacher's mean probability beyond its modes on the data; null: by 1",
+    )
+
+    @classmethod
+    def example(cls, directory: Path) -> TailAwareKLOptions:
+        """Few modes, for supports of a few ids."""
+        return cls(modes=1)
+
+
+class LogitDifferencesOptions(DivergenceOptions):
+    """Options of ``logit-differences``."""
+
+    top_k: int = Field(default=8, ge=2, description="most likely tokens whose logits are compared in pairs")
+    led: Literal["both", "teacher", "student"] = Field(
+        default="both", description="whose most likely tokens, and in whose order: once each, or one of the two"
+    )
+
+
+class InterpolatedSupportKLOptions(DivergenceOptions):
+    """Options of ``interpolated-support-kl``."""
+
+    interpolation: float | ScheduleRef = Field(
+        default=ScheduleRef.model_validate({"use": "linear", "start": 0.4, "end": 1.0}),
+        description="way from the student (0) to the teacher (1): a number, or a schedule",
+    )
+
+    @field_validator("interpolation")
+    @classmethod
+    def _inside(cls, interpolation: float | ScheduleRef) -> float | ScheduleRef:
+        if isinstance(interpolation, ScheduleRef):
+            given = {name: interpolation.options.get(name) for name in ("start", "end", "value")}
+        else:
+            given = {"interpolation": interpolation}
+        for name, value in given.items():
+            if isinstance(value, (int, float)) and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 (the student) and 1 (the teacher), got {value}")
+        return interpolation
 
 
 class CrossEntropyOptions(ObjectiveOptions):
@@ -118,3 +228,11 @@ class RampOptions(Options):
         min_length=1,
         description="round to the nearest of these; a temperature lists those that were captured",
     )
+
+
+class HardLabelOptions(ObjectiveOptions):
+    """Options of ``hard-label``: none."""
+
+    def needs(self, declared: Needs) -> Needs:
+        """It reads the target at temperature 1."""
+        return replace(declared, temperatures=(1.0,))

@@ -18,6 +18,27 @@ _DIVERGENCES = (
     ("skew-forward-kl", "KL(teacher || alpha teacher + (1 - alpha) student)", "SkewOptions", ("exact",)),
     ("skew-reverse-kl", "KL(student || (1 - alpha) teacher + alpha student)", "SkewOptions", ("exact",)),
     ("total-variation", "half the absolute difference of the probabilities", "TotalVariationOptions", ("exact",)),
+    ("alpha-beta", "two exponents between forward and reverse KL (ABKD)", "AlphaBetaOptions", ("exact",)),
+    ("adaptive-kl", "forward and reverse KL mixed by the gaps of head and tail (AKL)", "AdaptiveKLOptions", ("exact",)),
+    ("token-wise-kl", "forward and reverse KL mixed outcome by outcome (ToDi)", "TokenWiseKLOptions", ("exact",)),
+    (
+        "tail-aware-kl",
+        "the teacher's modes one by one, the rest among itself with a larger weight (TAD)",
+        "TailAwareKLOptions",
+        ("exact",),
+    ),
+    (
+        "logit-differences",
+        "differences of the top logits, led by teacher and student (BiLD); no tail",
+        "LogitDifferencesOptions",
+        ("exact",),
+    ),
+    (
+        "interpolated-support-kl",
+        "KL to a target between student and teacher, interpolated on the support (TAID)",
+        "InterpolatedSupportKLOptions",
+        ("exact",),
+    ),
 )
 
 _TASKS = (
@@ -49,6 +70,14 @@ def distill_components() -> Sequence[Component]:
         )
     components.append(
         objective(
+            "decoupled-kd",
+            "distill_objectives.decoupled_kd:DecoupledKD",
+            summary="the label against the rest, and the rest among itself (DKD); reads labels",
+            options="distill_objectives.options:DecoupledKDOptions",
+        )
+    )
+    components.append(
+        objective(
             "cross-entropy",
             "distill_objectives.cross_entropy:CrossEntropy",
             summary="hard labels, with label smoothing and z-loss; needs no teacher",
@@ -65,6 +94,14 @@ def distill_components() -> Sequence[Component]:
             options="distill_objectives.options:HiddenMSEOptions",
             signals=("hidden_states",),
             targets=(),
+        )
+    )
+    components.append(
+        objective(
+            "hard-label",
+            "distill_objectives.hard_label:HardLabel",
+            summary="cross-entropy with the teacher's most likely class or token (hard distillation, DeiT)",
+            options="distill_objectives.options:HardLabelOptions",
         )
     )
     for name, summary, attribute in _TASKS:
