@@ -13,9 +13,10 @@ NAMES = {
     "objective": {
         "forward-kl", "reverse-kl", "jsd", "skew-forward-kl", "skew-reverse-kl", "total-variation", "cross-entropy",
         "hidden-mse", "alpha-beta", "adaptive-kl", "token-wise-kl", "decoupled-kd", "tail-aware-kl",
-        "logit-differences", "interpolated-support-kl",
+        "logit-differences", "interpolated-support-kl", "hard-label",
     },
     "schedule": {"constant", "linear", "cosine"},
+    "task": {"sequence-classification", "token-classification", "image-classification"},
 }  # fmt: skip
 
 
@@ -28,6 +29,7 @@ def test_what_is_offered(kind: str) -> None:
 def test_entry_module_and_options_do_not_import_torch() -> None:
     code = (
         "import sys, distill_objectives.plugin as p; p.distill_components(); import distill_objectives.options;"
+        "import distill_objectives.tasks.options;"
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
