@@ -26,7 +26,7 @@ from distill_core.types import (
 )
 
 if TYPE_CHECKING:
-    from distill_core.engine.records import CutRecord
+    from distill_core.pieces import CutRecord
 
 
 @dataclass(frozen=True)

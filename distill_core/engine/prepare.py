@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from distill_core.engine.data import IGNORE, SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset
-from distill_core.engine.records import FORMS, CutRecord, Piece, cut_record
+from distill_core.engine.records import FORMS, cut_record
 from distill_core.errors import DataError
 from distill_core.files import atomic_file, write_json
+from distill_core.pieces import CutRecord, Piece
 
 if TYPE_CHECKING:
     from distill_core.config import ComponentRef, DataConfig

@@ -11,24 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distill_core.errors import DataError
+from distill_core.pieces import CutRecord, Piece
 
 if TYPE_CHECKING:
     from distill_core.config import DataConfig
 
 FORMS = "`text`, `prompt` and `completion`, `parts`, or `messages`"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One sequence: its ids, which of them are to be predicted (None: all), and their weights (None: 1).
-
-    Of a task: ``classes``, the class at each id, -100 where there is none.
-    """
-
-    input_ids: list[int]
-    predict: list[bool] | None = None
-    weights: list[float] | None = None
-    classes: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,19 +26,6 @@ class Part:
     ids: list[int]
     predict: bool
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class CutRecord:
-    """What became of a record.
-
-    Args:
-        pieces: its sequences, in order.
-        dropped: reasons of what was left out, e.g. ``short remainder``.
-    """
-
-    pieces: list[Piece]
-    dropped: list[str]
 
 
 def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: DataConfig, document: str) -> CutRecord:

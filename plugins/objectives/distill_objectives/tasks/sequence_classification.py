@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_core.engine.data import IGNORE
-from distill_core.engine.records import CutRecord, Piece, weight_of
+from distill_core.engine.records import weight_of
 from distill_core.errors import DataError
+from distill_core.pieces import CutRecord, Piece
 from distill_objectives.tasks.fields import class_of, field_of
 from distill_objectives.tasks.options import SequenceClassificationOptions
 
