@@ -132,7 +132,8 @@ def _from_config(fields: Mapping[str, Any], tokenizer: Any, config: StudentConfi
         model_config = AutoConfig.for_model(given.pop("model_type"), **given)
         model = auto_class(task).from_config(model_config, dtype=DTYPES.get(config.dtype, torch.float32))
     except (ValueError, TypeError, KeyError) as error:
-        raise TrainingError(f"student.init.config makes no model for {auto_class(task).__name__}: {error}") from error
+        what = "causal language model" if task is None else f"model that {task.architecture} knows"
+        raise TrainingError(f"student.init.config makes no {what}: {error}") from error
     if tokenizer is None:
         return model
     rows = model.get_input_embeddings().weight.shape[0]

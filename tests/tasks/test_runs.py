@@ -33,7 +33,7 @@ def test_run_from_data_to_report(bench: Callable[[str], Bench], kind: str) -> No
     student = results["models"]["student"]["metrics"]
     assert {"accuracy", "macro_f1", "cross_entropy", "forward_kl", "top1_agreement", "ece"} <= set(student)
     assert results["not_measured"] == [] and results["efficiency"] is None
-    assert student["forward_kl"]["unit"] == "nat/row"
+    assert student["forward_kl"]["unit"] == "nat/row" and "top10_overlap" not in student
     page = (one.output / "report" / "index.html").read_text(encoding="utf-8")
     assert "Macro F1" in page and "hard" in page
     assert (one.output / "train" / "student" / "model" / "config.json").is_file()
