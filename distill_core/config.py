@@ -6,9 +6,12 @@ Nothing in it is executed and no dotted path is accepted.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -96,11 +99,29 @@ class FromTeacher(Section):
     teacher: str | None = Field(default=None, description="which of several teachers; needed where there are several")
 
 
+def _located(source: str) -> str:
+    """``package:NAME/DIRECTORY`` as the directory inside the installed package, which is not imported."""
+    if not source.startswith("package:"):
+        return source
+    name, _, inside = source.removeprefix("package:").partition("/")
+    spec = find_spec(name.replace("-", "_")) if "." not in name else None
+    roots = [] if spec is None else list(spec.submodule_search_locations or ())
+    if not roots:
+        raise ValueError(f"the Python package {name} is not installed; install it with: pip install {name}")
+    return str(Path(roots[0], inside))
+
+
+ModelSource = Annotated[str, AfterValidator(_located)]
+"""Where ``from_pretrained`` finds something."""
+
+
 class InitConfig(Section):
     """Exactly one of the three."""
 
     from_teacher: FromTeacher | None = Field(default=None, description="copy layers of the teacher")
-    model: str | None = Field(default=None, description="model id or directory")
+    model: ModelSource | None = Field(
+        default=None, description="model id, directory, or package:NAME/DIRECTORY of an installed Python package"
+    )
     config: dict[str, Any] | None = Field(default=None, description="a Transformers config (with model_type)")
 
     @model_validator(mode="after")
@@ -131,7 +152,9 @@ class PeftSection(Section):
 
 class StudentConfig(Section):
     init: InitConfig = Field(description="what the student starts from")
-    tokenizer: str | None = Field(default=None, description="tokenizer id or directory; default: the model's own")
+    tokenizer: ModelSource | None = Field(
+        default=None, description="tokenizer id or directory, as for a model; default: the model's own"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="of the weights; auto: float32 in training"
     )
@@ -277,7 +300,7 @@ class EvaluateConfig(Section):
     evaluators: list[ComponentRef] = Field(
         default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
         min_length=1,
-        description="what is measured",
+        description="what is measured; with a task: classification, fidelity and calibration",
     )
     batch_sequences: PositiveInt = Field(default=8, description="sequences per forward pass")
     limit_sequences: PositiveInt | None = Field(default=None, description="judge on the first so many sequences only")
@@ -290,6 +313,10 @@ class ReportConfig(Section):
     max_new_tokens: PositiveInt = Field(default=40, description="length of the sample generations, in tokens")
 
 
+TASK_EVALUATORS = ("classification", "fidelity", "calibration")
+"""What is measured of classifiers if the run file does not say."""
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -299,6 +326,9 @@ class RunConfig(Section):
     output_dir: str = Field(description="where stages write, relative to the present directory")
     teacher: ComponentRef | None = Field(default=None, description="the model that is learned from")
     teachers: dict[Name, ComponentRef] | None = Field(default=None, description="several teachers by name")
+    task: ComponentRef | None = Field(
+        default=None, description="what is predicted, e.g. the class of a sequence; default: the next token"
+    )
     data: DataConfig = Field(description="texts and how they are cut")
     student: StudentConfig = Field(description="the model that learns")
     synthesize: ComponentRef | None = Field(
@@ -311,6 +341,18 @@ class RunConfig(Section):
     )
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="how students are judged")
     report: ReportConfig = Field(default_factory=ReportConfig, description="the page at the end")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured_as_the_task_asks(cls, given: Any) -> Any:
+        """The default evaluators are those of language models, or of classifiers where there is a task."""
+        if not isinstance(given, dict) or given.get("task") is None:
+            return given
+        section = given.get("evaluate") or {}
+        if not isinstance(section, dict) or section.get("evaluators") is not None:
+            return given
+        evaluators = [{"use": name} for name in TASK_EVALUATORS]
+        return {**given, "evaluate": {**section, "evaluators": evaluators}}
 
     @property
     def all_teachers(self) -> dict[str, ComponentRef]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -25,6 +25,9 @@ from distill_core.types import (
     TokenBatch,
 )
 
+if TYPE_CHECKING:
+    from distill_core.pieces import CutRecord
+
 
 @dataclass(frozen=True)
 class BuildContext:
@@ -36,7 +39,7 @@ class BuildContext:
         total_steps: optimizer steps of the run.
         seed: the run's seed.
         build: builds another component: ``ctx.build("schedule", {"use": "linear", "start": 0, "end": 1})``.
-        tokenizer: the student's tokenizer, which made the data.
+        tokenizer: the student's tokenizer, which made the data; None where a task reads no text.
         teacher: the live teacher, None where signals come from a store or there is none.
         directory: where this training writes; what is kept there survives an interruption.
         rank, world_size: this process among all.
@@ -228,6 +231,33 @@ class Schedule(Protocol):
     def __call__(self, step: int, total_steps: int) -> float: ...
 
 
+class Task(Protocol):
+    """What a student predicts where that is not the next token: one of ``labels`` per sequence, image or token.
+
+    Nothing here needs torch. The model is loaded by an auto class of Transformers, its last linear layer becomes the
+    fused head, and every objective, teacher and evaluator that works on rows works as for a language model.
+
+    Optional: ``inputs(input_ids) -> Mapping[str, ndarray]``, what the model reads instead of the token ids of one
+    sequence, by argument name (``pixel_values``); a task that has it reads no text and needs no tokenizer.
+    """
+
+    architecture: str
+    """Auto class of Transformers, e.g. ``AutoModelForSequenceClassification``."""
+
+    labels: tuple[str, ...]
+    """What class ids 0, 1, ... stand for."""
+
+    def pieces(self, record: Mapping[str, Any], *, tokenizer: Any, length_tokens: int, document: str) -> CutRecord:
+        """The sequences of a record with their classes (``Piece.classes``, -100 where nothing is predicted).
+
+        The ids of a sequence are its content: what a store knows it by. An image's are its bytes.
+
+        Raises:
+            DataError: a field that is missing or of the wrong type, or a label that is none of ``labels``.
+        """
+        ...
+
+
 class Source(Protocol):
     """Yields records: dicts with ``text`` (or ``prompt`` and ``completion``), ``document`` (id) and free metadata."""
 
@@ -251,12 +281,13 @@ class EvaluationContext:
     Args:
         name: ``teacher``, ``student`` or the name of a compared model.
         model: the model in eval mode, on its device.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, None where a task reads no text.
         batches: iterates the held-out :class:`TokenBatch` es, same order and batch size for every model.
         teacher: a live teacher (``signals``) or None where there is none.
         is_teacher: True where ``model`` *is* the teacher.
         teacher_rows: True where every :class:`EvaluatedRows` carries the teacher's logits.
         teacher_missing: why it does not, for messages.
+        labels: of a task: what class ids stand for; empty where the next token is predicted.
     """
 
     name: str
@@ -267,6 +298,7 @@ class EvaluationContext:
     is_teacher: bool = False
     teacher_rows: bool = False
     teacher_missing: str = "no teacher was given"
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

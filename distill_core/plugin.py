@@ -41,6 +41,7 @@ KINDS = (
     "sampler",
     "aligner",
     "checker",
+    "task",
 )
 """Kinds known to the core. Kinds are open: a new kind is a Protocol and one line here."""
 
@@ -72,11 +73,13 @@ class Provides:
         signals: names of signals.
         targets: kinds of target: ``"exact"``, ``"sampled"``.
         temperatures: temperatures that can be asked for; None: any.
+        over: what its distributions are over: ``"tokens"``, or ``"classes"`` where a run has a task.
     """
 
     signals: frozenset[str] = frozenset()
     targets: tuple[str, ...] = ()
     temperatures: tuple[float, ...] | None = None
+    over: tuple[str, ...] = ("tokens",)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def teacher(
     signals: Sequence[str] = ("targets",),
     targets: Sequence[str] = ("exact", "sampled"),
     temperatures: Sequence[float] | None = None,
+    over: Sequence[str] = ("tokens",),
     api: int = PLUGIN_API,
 ) -> Component:
     """Declare a teacher and what it can give (``temperatures=None``: any)."""
@@ -137,6 +141,7 @@ def teacher(
         signals=frozenset(signals),
         targets=tuple(targets),
         temperatures=None if temperatures is None else tuple(temperatures),
+        over=tuple(over),
     )
     return Component("teacher", name, target, summary=summary, options=options, provides=provides, api=api)
 

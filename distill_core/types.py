@@ -3,8 +3,8 @@
 Legend: B sequences of a micro-batch, T token positions, N rows (unmasked predictions), K support size, V vocabulary,
 D hidden size, L layers, M temperatures.
 
-A *row* is one prediction: position t of a sequence predicts token t + 1. The next-token shift is applied once, in
-:meth:`TokenBatch.rows`; teachers and objectives see rows only.
+A *row* is one prediction: position t of a sequence predicts token t + 1, or, where a run has a task, the class at t.
+The next-token shift is applied once, in :meth:`TokenBatch.rows`; teachers and objectives see rows only.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class RowIndex:
 
     Args:
         sequence_N: int64, index of the sequence in the batch.
-        position_N: int64, position t whose hidden state predicts ``label_N``, the token at t + 1.
-        labels_N: int64, the token to predict.
+        position_N: int64, position t whose hidden state predicts ``label_N``, the token at t + 1 or the class at t.
+        labels_N: int64, the token or class to predict.
         weights_N: float32, token weights (1 unless the data says otherwise).
     """
 
@@ -82,6 +82,10 @@ class TokenBatch:
         per_token: further numbers per token by name, [B, T], e.g. what a rollout knows of its tokens. As with
             labels and weights, the number at a token belongs to the row that predicts it.
         per_sequence: further numbers per sequence by name, [B], e.g. where a rollout took it from.
+        next_token: True: ``labels_BT`` are tokens, each predicted one position earlier. False: classes, predicted where
+            they stand (a task): one per sequence, or one per token.
+        inputs: what the model reads instead of token ids, by argument name, [B, ...] (``pixel_values``); empty: it
+            reads ``input_ids`` and ``attention_mask``.
         extra: anything else a data source or a collator adds (images, spans), by name; never moved or cut.
     """
 
@@ -94,22 +98,35 @@ class TokenBatch:
     domains: tuple[str, ...] = ()
     per_token: Mapping[str, Tensor] = field(default_factory=dict)
     per_sequence: Mapping[str, Tensor] = field(default_factory=dict)
+    next_token: bool = True
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What the model's forward is called with."""
+        return dict(self.inputs) or {"input_ids": self.input_ids_BT, "attention_mask": self.attention_mask_BT}
+
+    @property
+    def _shift(self) -> int:
+        return 1 if self.next_token else 0
 
     def rows(self) -> RowIndex:
         """The rows to train on, in (sequence, position) order. The one place where the next-token shift happens."""
-        target_BT = self.labels_BT[:, 1:]
-        sequence_N, position_N = torch.nonzero((target_BT != IGNORE) & (self.attention_mask_BT[:, 1:] != 0)).unbind(1)
+        shift = self._shift
+        target_BT = self.labels_BT[:, shift:]
+        predicted_BT = (target_BT != IGNORE) & (self.attention_mask_BT[:, shift:] != 0)
+        sequence_N, position_N = torch.nonzero(predicted_BT).unbind(1)
         labels_N = target_BT[sequence_N, position_N]
         if self.weights_BT is None:
             weights_N = torch.ones(labels_N.shape[0], dtype=torch.float32, device=labels_N.device)
         else:
-            weights_N = self.weights_BT[sequence_N, position_N + 1].to(torch.float32)
+            weights_N = self.weights_BT[sequence_N, position_N + shift].to(torch.float32)
         return RowIndex(sequence_N, position_N, labels_N, weights_N)
 
     def row_values(self, rows: RowIndex) -> dict[str, Tensor]:
         """:attr:`per_token` and :attr:`per_sequence` at the batch's rows, [N] each."""
-        values = {name: value_BT[rows.sequence_N, rows.position_N + 1] for name, value_BT in self.per_token.items()}
+        at_N = rows.position_N + self._shift
+        values = {name: value_BT[rows.sequence_N, at_N] for name, value_BT in self.per_token.items()}
         values.update({name: value_B[rows.sequence_N] for name, value_B in self.per_sequence.items()})
         return values
 
@@ -122,6 +139,27 @@ class TokenBatch:
             weights_BT=None if self.weights_BT is None else self.weights_BT.to(device),
             per_token={name: value.to(device) for name, value in self.per_token.items()},
             per_sequence={name: value.to(device) for name, value in self.per_sequence.items()},
+            inputs={name: value.to(device) for name, value in self.inputs.items()},
+        )
+
+    def on_positions(self, length: int) -> TokenBatch:
+        """The same sequences and rows on ``length`` positions, all of them read: where a model makes its own of what it
+        is given (the patches of an image, not its bytes), so that masks fit its hidden states."""
+        shape = (self.input_ids_BT.shape[0], length)
+        labels_BT = self.labels_BT.new_full(shape, IGNORE)
+        kept = min(length, self.labels_BT.shape[1])
+        labels_BT[:, :kept] = self.labels_BT[:, :kept]
+        weights_BT = self.weights_BT
+        if weights_BT is not None:
+            weights_BT = weights_BT.new_ones(shape)
+            weights_BT[:, :kept] = self.weights_BT[:, :kept]  # type: ignore[index]
+        return replace(
+            self,
+            input_ids_BT=self.input_ids_BT.new_zeros(shape),
+            attention_mask_BT=self.attention_mask_BT.new_ones(shape),
+            labels_BT=labels_BT,
+            weights_BT=weights_BT,
+            per_token={},
         )
 
     def select_sequences(self, start: int, stop: int) -> TokenBatch:
@@ -138,6 +176,7 @@ class TokenBatch:
             domains=self.domains[cut],
             per_token={name: value[cut] for name, value in self.per_token.items()},
             per_sequence={name: value[cut] for name, value in self.per_sequence.items()},
+            inputs={name: value[cut] for name, value in self.inputs.items()},
         )
 
 

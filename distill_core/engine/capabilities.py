@@ -21,6 +21,7 @@ from distill_core.engine.supply import (
     readers_of,
     supply_of,
 )
+from distill_core.engine.task_problems import task_problems
 from distill_core.errors import DistillError
 from distill_core.plugin import Needs, Provides
 
@@ -54,6 +55,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         *_writer_problems(config, components),
         *_capture_problems(config, components),
         *_student_problems(config),
+        *task_problems(config, components),
     ]
     seen: set[tuple[Location, str]] = set()
     for name, training in config.trainings().items():

@@ -9,6 +9,7 @@ from distill_core.config import RunConfig
 from distill_core.errors import DistillError
 
 if TYPE_CHECKING:
+    from distill_core.engine.data import TokenDataset
     from distill_core.engine.plan import Plan
     from distill_core.engine.progress import Progress
     from distill_core.registry import Registry
@@ -31,6 +32,7 @@ class RunContext:
         self.damaged: set[str] = set()  # stages whose output was changed since they finished
         self._teachers: dict[str, Any] = {}
         self._tokenizer: Any = None
+        self._task: Any = None
 
     def path(self, stage: str) -> Path:
         """The directory of a stage, e.g. of ``capture:main``."""
@@ -52,8 +54,28 @@ class RunContext:
         pretrained = getattr(self.teacher(name), "pretrained", None)
         return None if pretrained is None else str(pretrained())
 
+    @property
+    def task(self) -> Any:
+        """What students predict, built once; None: the next token."""
+        if self._task is None and self.config.task is not None:
+            self._task = self.registry.build("task", self.config.task)
+        return self._task
+
+    def dataset(self, split: str) -> TokenDataset:
+        """The prepared sequences of ``train`` or ``eval``."""
+        from distill_core.engine.data import TokenDataset
+
+        return TokenDataset.open(self.path(f"data:{split}"), inputs=getattr(self.task, "inputs", None))
+
     def tokenizer(self) -> Any:
-        """The student's tokenizer, which makes the data: its own, its model's, or the teacher's."""
+        """The student's tokenizer, which makes the data: its own, its model's, or the teacher's.
+
+        None where the task reads no text.
+        """
+        from distill_core.engine.tasks import reads_text
+
+        if not reads_text(self.task):
+            return None
         if self._tokenizer is None:
             student = self.config.student
             source = student.tokenizer or student.init.model
@@ -80,8 +102,11 @@ class RunContext:
         Raises:
             VocabularyError: the vocabularies differ and the policy does not bridge them.
         """
+        from distill_core.engine.tasks import with_labels
         from distill_core.engine.vocabulary import with_vocabulary
 
+        if self.task is not None:
+            return with_labels(teacher, self.task, self.tokenizer())
         return with_vocabulary(teacher, self.tokenizer(), student_rows=self._student_rows(), policy=policy)
 
     def _student_rows(self) -> int:

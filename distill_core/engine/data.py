@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -39,11 +39,13 @@ SCHEMA = pa.schema(
         pa.field("weights", pa.list_(pa.float32()), nullable=True),
         pa.field("domain", pa.string(), nullable=False),
         pa.field("difficulty", pa.float64(), nullable=True),
+        pa.field("classes", pa.list_(pa.int32()), nullable=True),
     ]
 )
 """``predict``: per token, whether it is to be predicted (False on a prompt); null: every token is. ``weights``: per
-token, its weight in the loss; null: 1. ``domain``: what the record says, empty if nothing.
-``difficulty``: what the record says, null if nothing."""
+token, its weight in the loss; null: 1. ``domain``: what the record says, empty if nothing. ``difficulty``: what the
+record says, null if nothing. ``classes``: of a task, the class at each token, -100 where there is none; null: the
+tokens themselves are predicted."""
 
 __all__ = ["IGNORE", "SCHEMA", "TokenDataset", "TokenSequence", "collate"]
 
@@ -54,12 +56,15 @@ class TokenSequence:
 
     Args:
         input_ids: int32 [T] token ids.
-        labels: int32 [T], unshifted: the token itself, or :data:`IGNORE` where it is not to be predicted.
+        labels: int32 [T], unshifted: the token itself (of a task: its class), or :data:`IGNORE` where nothing is to be
+            predicted.
         document: id of the document it was cut from.
         key: 16-byte content key (``distill_core.store.sequence_key``).
         weights: float32 [T], each token's weight in the loss; None: 1.
         domain: the record's domain, empty if it names none.
         difficulty: the record's difficulty, None if it names none.
+        next_token: False where ``labels`` are classes of a task.
+        inputs: what the model reads instead of token ids, by argument name (``pixel_values``: float32 [C, H, W]).
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -69,9 +74,15 @@ class TokenSequence:
     weights: npt.NDArray[np.float32] | None = None
     domain: str = ""
     difficulty: float | None = None
+    next_token: bool = True
+    inputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+Inputs = Callable[[npt.NDArray[np.int32]], Mapping[str, npt.NDArray[Any]]]
+"""Makes what a model reads from a sequence's ids (``Task.inputs``)."""
 
 
 class TokenDataset(Sequence[TokenSequence]):
@@ -81,8 +92,9 @@ class TokenDataset(Sequence[TokenSequence]):
         DataError: the directory holds no readable ``tokens.arrow``.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, inputs: Inputs | None = None) -> None:
         self.directory = Path(directory)
+        self.inputs = inputs
         path = self.directory / TOKENS_FILE
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -96,9 +108,9 @@ class TokenDataset(Sequence[TokenSequence]):
         self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches]).tolist()
 
     @classmethod
-    def open(cls, directory: Path | str) -> TokenDataset:
-        """The data set that ``distill_core.engine.prepare`` wrote to ``directory``."""
-        return cls(Path(directory))
+    def open(cls, directory: Path | str, *, inputs: Inputs | None = None) -> TokenDataset:
+        """The data set that ``distill_core.engine.prepare`` wrote to ``directory``; ``inputs`` of its task, if any."""
+        return cls(Path(directory), inputs=inputs)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -131,12 +143,12 @@ class TokenDataset(Sequence[TokenSequence]):
         if not 0 <= position < len(self):
             raise IndexError(f"sequence {index} was asked for, {self.directory} holds {len(self)}")
         shard = bisect_right(self._starts, position) - 1
-        return _sequence(self._batches[shard], position - self._starts[shard])
+        return _sequence(self._batches[shard], position - self._starts[shard], self.inputs)
 
     def __iter__(self) -> Iterator[TokenSequence]:
         for batch in self._batches:
             for row in range(batch.num_rows):
-                yield _sequence(batch, row)
+                yield _sequence(batch, row, self.inputs)
 
     def batches(
         self, batch_sequences: int, indices: Sequence[int] | None = None, *, pad_id: int = 0
@@ -154,10 +166,12 @@ def _lengths(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
     return np.diff(offsets).astype(np.int64)
 
 
-def _sequence(batch: pa.RecordBatch, row: int) -> TokenSequence:
+def _sequence(batch: pa.RecordBatch, row: int, inputs: Inputs | None) -> TokenSequence:
     input_ids = batch.column(0)[row].values.to_numpy()
-    predict = batch.column(1)[row]
-    if predict.is_valid:
+    predict, classes = batch.column(1)[row], batch.column(7)[row]
+    if classes.is_valid:
+        labels = classes.values.to_numpy()
+    elif predict.is_valid:
         mask = predict.values.to_numpy(zero_copy_only=False)
         labels = np.where(mask, input_ids, np.int32(IGNORE))
     else:
@@ -171,6 +185,8 @@ def _sequence(batch: pa.RecordBatch, row: int) -> TokenSequence:
         weights=weights.values.to_numpy() if weights.is_valid else None,
         domain=batch.column(5)[row].as_py(),
         difficulty=batch.column(6)[row].as_py(),
+        next_token=not classes.is_valid,
+        inputs={} if inputs is None else inputs(input_ids),
     )
 
 
@@ -220,4 +236,9 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> TokenBatch:
         documents=tuple(sequence.document for sequence in sequences),
         weights_BT=None if weights_BT is None else torch.from_numpy(weights_BT),
         domains=tuple(sequence.domain for sequence in sequences),
+        next_token=all(sequence.next_token for sequence in sequences),
+        inputs={
+            name: torch.from_numpy(np.stack([sequence.inputs[name] for sequence in sequences]))
+            for name in sequences[0].inputs
+        },
     )

@@ -19,11 +19,12 @@ from distill_core.config import EvaluateConfig
 from distill_core.engine import generation, statistics
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.results import compare, figures, finite, write_documents
-from distill_core.engine.row_pass import Scorer, row_pass
+from distill_core.engine.row_pass import row_pass, scorer_of
+from distill_core.engine.tasks import auto_class, labels_of, reads_text
 from distill_core.errors import DataError, DistillError, PluginError, SignalError, VocabularyError
 from distill_core.files import atomic_write_bytes
-from distill_core.interfaces import EvaluationContext, Measurement, RowAccumulator, Teacher
-from distill_core.store.tokenizer import vocabulary_info
+from distill_core.interfaces import EvaluationContext, Measurement, RowAccumulator, Task, Teacher
+from distill_core.store.tokenizer import classes_info, vocabulary_info
 from distill_core.types import TokenBatch
 
 SCHEMA = 1
@@ -69,6 +70,7 @@ def evaluate(
     prompts: Sequence[str] = (),
     max_new_tokens: int = 40,
     measure_speed: bool = True,
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """Measure all models on ``data`` and compare them; returns what it writes to ``directory/results.json``.
 
@@ -87,7 +89,8 @@ def evaluate(
         directory: where ``results.json`` and ``documents.jsonl`` go.
         prompts: prompts for greedy sample continuations.
         max_new_tokens: length of those continuations in tokens.
-        measure_speed: time prefill and decoding of all models, interleaved.
+        measure_speed: time prefill and decoding of all models, interleaved; not done for a task.
+        task: what the models predict; None: the next token.
 
     Raises:
         DataError: the held-out set has no sequences, or none with a token to predict.
@@ -96,13 +99,13 @@ def evaluate(
     n_sequences = min(len(data), config.limit_sequences or len(data))
     if n_sequences == 0:
         raise DataError(f"the held-out set {data.directory} has no sequences: check data.eval and its filters")
-    loaded = {name: _load(name, target) for name, target in models.items()}
-    foreign = _teacher_of_another_tokenizer(loaded, teacher)
+    loaded = {name: _load(name, target, task) for name, target in models.items()}
+    foreign = "" if task is not None else _teacher_of_another_tokenizer(loaded, teacher)
     if foreign:
         loaded = {name: one for name, one in loaded.items() if not one.is_teacher}
         if progress is not None:
             progress.say(f"evaluate: {foreign}")
-    stage = _Stage(loaded, teacher, data, config, registry, progress, n_sequences, foreign)
+    stage = _Stage(loaded, teacher, data, config, registry, progress, n_sequences, task, foreign)
     measured, not_measured, rows = stage.measure()
     if rows == 0:
         raise DataError(f"no token of the held-out set {data.directory} is to be predicted: check its labels")
@@ -129,7 +132,7 @@ def evaluate(
     )
     warning = statistics.few_documents_warning(results["data"]["documents"])
     results["warnings"] = [sentence for sentence in (warning, foreign) if sentence]
-    results["efficiency"] = _efficiency(loaded, progress) if measure_speed else None
+    results["efficiency"] = _efficiency(loaded, progress) if measure_speed and task is None else None
     results["generations"] = _generations(loaded, prompts, max_new_tokens, progress)
     directory.mkdir(parents=True, exist_ok=True)
     write_documents(directory / DOCUMENTS_FILE, measured)
@@ -138,18 +141,20 @@ def evaluate(
     return finite(results)  # type: ignore[no-any-return]
 
 
-def _load(name: str, target: EvaluationTarget) -> _Loaded:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _load(name: str, target: EvaluationTarget, task: Task | None) -> _Loaded:
+    from transformers import AutoTokenizer
 
     if not isinstance(target.source, str | Path):
-        if target.tokenizer is None:
+        if target.tokenizer is None and reads_text(task):
             raise ValueError(f"models[{name!r}] is a loaded model: give its tokenizer too (EvaluationTarget.tokenizer)")
         return _Loaded(target.source.eval(), target.tokenizer, target.is_teacher, type(target.source).__name__, None)
     source = str(target.source)
     options = {"trust_remote_code": target.trust_remote_code}
     try:
-        tokenizer = target.tokenizer or AutoTokenizer.from_pretrained(source, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+        tokenizer = target.tokenizer
+        if tokenizer is None and reads_text(task):
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model: Any = auto_class(task).from_pretrained(source, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         raise DistillError(
             f"{name} cannot be loaded from {source}: {error}\nExpected a Transformers model with its tokenizer; the "
@@ -191,17 +196,22 @@ class _Stage:
         registry: Any,
         progress: Any,
         n_sequences: int,
+        task: Task | None,
         foreign_teacher: str = "",
     ) -> None:
         self.loaded, self.teacher, self.data = loaded, None if foreign_teacher else teacher, data
         self.foreign_teacher = foreign_teacher
+        self.task = task
+        self.labels = () if task is None else tuple(task.labels)
         self.config, self.registry, self.progress = config, registry, progress
         self.n_sequences = n_sequences
         self.vocabulary = self._one_vocabulary()
-        self.scorers = {name: Scorer(one.model) for name, one in loaded.items()}
+        self.scorers = {name: scorer_of(one.model, self.labels) for name, one in loaded.items()}
         self.teacher_name, self.teacher_missing = self._reference()
 
     def _one_vocabulary(self) -> Any:
+        if self.task is not None:
+            return self._one_list_of_classes(self.task)
         infos = {name: vocabulary_info(one.tokenizer) for name, one in self.loaded.items()}
         prints: dict[str, list[str]] = {}
         for name, info in infos.items():
@@ -213,6 +223,19 @@ class _Stage:
                 "evaluate models of one tokenizer together"
             )
         return next(iter(infos.values()))
+
+    def _one_list_of_classes(self, task: Task) -> Any:
+        expected = None
+        for name, one in self.loaded.items():
+            expected = classes_info(task.labels, one.tokenizer)
+            found = labels_of(one.model.config)
+            if found != tuple(task.labels):
+                raise VocabularyError(
+                    f"{name} ({one.source}) has the labels {list(found)[:5]} ..., the task has "
+                    f"{list(task.labels)[:5]} ...: its class ids mean something else; evaluate models of one "
+                    "task together"
+                )
+        return expected
 
     def _reference(self) -> tuple[str | None, str]:
         """Name of the scorer that gives the teacher's full distribution, or why there is none."""
@@ -226,7 +249,7 @@ class _Stage:
         model = getattr(self.teacher, "model", None)
         if model is None:
             return None, f"the teacher {self.teacher.identity()} has no model here that could give it"
-        self.scorers["(reference teacher)"] = Scorer(model.eval())
+        self.scorers["(reference teacher)"] = scorer_of(model.eval(), self.labels)
         return "(reference teacher)", ""
 
     def settings(self) -> dict[str, Any]:
@@ -255,6 +278,7 @@ class _Stage:
             is_teacher=one.is_teacher,
             teacher_rows=self.teacher_name is not None,
             teacher_missing=self.teacher_missing,
+            labels=self.labels,
         )
 
     def measure(self) -> tuple[dict[str, list[tuple[str, Measurement]]], list[dict[str, str]], int]:
@@ -292,8 +316,9 @@ class _Stage:
         return measured, not_measured, rows
 
     def _shared_pass(self, sinks: dict[str, list[RowAccumulator]]) -> int:
-        total = sum(int((self.data[i].labels[1:] != -100).sum()) for i in range(self.n_sequences))
-        with _task(self.progress, "evaluate", total, "tok") as task:
+        first = 1 if self.task is None else 0
+        total = sum(int((self.data[i].labels[first:] != -100).sum()) for i in range(self.n_sequences))
+        with _task(self.progress, "evaluate", total, "tok" if self.task is None else "rows") as task:
             return row_pass(
                 self.batches(),
                 self.scorers,
@@ -317,7 +342,10 @@ def _one_evaluator_per_metric(entries: Sequence[tuple[str, Measurement]]) -> Non
 
 def _describe(one: _Loaded) -> dict[str, Any]:
     config = one.model.config
-    embedding = one.model.get_input_embeddings()
+    try:
+        embedding = one.model.get_input_embeddings()
+    except NotImplementedError:  # a convolutional net has none
+        embedding = None
     return {
         "role": "teacher" if one.is_teacher else "student",
         "source": one.source,

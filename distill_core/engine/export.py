@@ -43,5 +43,6 @@ def export_student(trainer: DistillTrainer, objectives: ObjectiveSet, tokenizer:
     if main:
         with whole_directory(directory / "model") as temporary:
             base.save_pretrained(temporary, state_dict=state)
-            tokenizer.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
     trainer.accelerator.wait_for_everyone()

@@ -148,6 +148,11 @@ def install_fused_head(model: Any) -> HeadSpec:
     return spec
 
 
+def fused_head(model: Any) -> Any:
+    """The :class:`FusedHead` of a model that has one installed."""
+    return next(module for module in model.modules() if type(module) is FusedHead)
+
+
 def head_spec(model: Any) -> HeadSpec:
     """What a causal language model does to the logits of its linear head, proved by running it; changes nothing.
 
@@ -159,11 +164,11 @@ def head_spec(model: Any) -> HeadSpec:
 
 
 def remove_fused_head(model: Any) -> None:
-    """Undo :func:`install_fused_head`."""
+    """Undo :func:`install_fused_head`, and the same of a classifier."""
     model.__dict__.pop("forward", None)
-    head: Any = model.get_output_embeddings()
-    if type(head) is FusedHead:
-        head.__class__ = nn.Linear  # type: ignore[assignment]
+    heads: list[Any] = [module for module in model.modules() if type(module) is FusedHead]
+    for head in heads:
+        head.__class__ = nn.Linear
         del head.__dict__["spec"]
 
 
@@ -172,6 +177,17 @@ def _plain_linear(model: Any) -> nn.Linear:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise TrainingError(f"{name} cannot be trained: it has no output embedding (get_output_embeddings() is None)")
+    refuse_wrapped_head(head, name)
+    plain: nn.Linear = head
+    return plain
+
+
+def refuse_wrapped_head(head: Any, name: str) -> None:
+    """Only a plain linear layer with weights can become a :class:`FusedHead`.
+
+    Raises:
+        TrainingError: it is another module.
+    """
     kind: type = type(head)
     if kind.__module__.startswith("peft."):
         raise TrainingError(
@@ -187,8 +203,6 @@ def _plain_linear(model: Any) -> nn.Linear:
         raise TrainingError(
             f"{name}: the head has no weights in this process (meta device); set FSDP_CPU_RAM_EFFICIENT_LOADING=false"
         )
-    plain: nn.Linear = head
-    return plain
 
 
 def _candidate_specs(config: Any) -> Iterator[HeadSpec]:
@@ -222,7 +236,7 @@ def _verified_spec(model: Any, head: nn.Linear) -> HeadSpec:
         seen["logits"] = ramp.view(output.shape).to(output.dtype)
         return seen["logits"]
 
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         handle = head.register_forward_hook(record)
         try:
             logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
@@ -250,7 +264,8 @@ def _verified_spec(model: Any, head: nn.Linear) -> HeadSpec:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode inside the block, then as it was."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

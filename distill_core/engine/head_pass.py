@@ -232,7 +232,8 @@ class ObjectivePass:
             attentions=decoded.attentions if self.output_attentions else None,
             extra=decoded.taps if self.taps else {},
         )
-        term = one.objective(view, self._signals(one), self.batch)
+        batch = self.batch.on_positions(hidden_states[-1].shape[1]) if self.batch.inputs else self.batch
+        term = one.objective(view, self._signals(one), batch)
         if term.total.dim() != 0:
             raise TrainingError(
                 f"objective {one.name} returned a total of shape {list(term.total.shape)}; a free-form objective "

@@ -48,7 +48,8 @@ def model_problems(config: RunConfig) -> Iterator[Problem]:
         yield from context_problems(config, init.config, "student.init.config")
     if config.student.tokenizer is not None:
         yield from _directory_problems(("student", "tokenizer"), config.student.tokenizer, needs=None)
-    if init.config is not None and config.student.tokenizer is None and not config.all_teachers:
+    no_text = config.task is not None  # a task may read no text; the one that does says so when the student is made
+    if init.config is not None and config.student.tokenizer is None and not config.all_teachers and not no_text:
         yield Problem(("student", "tokenizer"), "required: student.init.config brings none and there is no teacher")
     output = Path(config.output_dir).expanduser()
     if output.exists() and not output.is_dir():

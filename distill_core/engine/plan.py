@@ -140,11 +140,11 @@ class PartsOf:
             parts.update(self._source(split))
         for index in range(len(section.filters)):
             parts.update(self._component(("data", split, "filters", index)))
-        return {**parts, **self._tokenizer(), **_code()}
+        return {**parts, **self._task(), **self._tokenizer(), **_code()}
 
     def student(self) -> Parts:
         options = self.config.student.model_dump(mode="json")
-        parts = {**dict(flat("student", options)), **self._seed(), **_code()}
+        parts = {**dict(flat("student", options)), **self._task(), **self._seed(), **_code()}
         if self.config.student.init.from_teacher is not None:
             parts.update(self._teachers())
         if self.config.student.init.model is not None:
@@ -158,7 +158,7 @@ class PartsOf:
         if capture.update is not None:  # the description holds the checksum of every shard
             description = str(Path(capture.update.base).expanduser() / "store.json")
             teachers.update(self.hashes.content(f"{path}.update.base", description))
-        parts: Parts = {**dict(flat(path, options)), **teachers, **self._seed(), **_code()}
+        parts: Parts = {**dict(flat(path, options)), **teachers, **self._task(), **self._seed(), **_code()}
         for training in readers_of(capture.name, self.config).values():
             if isinstance(training.vocabulary, ComponentRef):
                 parts.update(self._component(self._part_at(training, "vocabulary")))
@@ -170,7 +170,7 @@ class PartsOf:
             unread |= {"eval_sequences"}
         named = {field for field in TRAINING_PARTS if not isinstance(getattr(training, field), str)}
         options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives", *named})
-        parts: Parts = {**dict(flat("train", options)), **self._seed(), **_code()}
+        parts: Parts = {**dict(flat("train", options)), **self._task(), **self._seed(), **_code()}
         parts.update(flat("student", self.config.student.model_dump(mode="json", exclude={"init"})))
         for field in named - unread:
             if getattr(training, field) is not None:
@@ -191,7 +191,7 @@ class PartsOf:
 
     def evaluate(self) -> Parts:
         options = self.config.evaluate.model_dump(mode="json", exclude={"evaluators"})
-        parts: Parts = {**dict(flat("evaluate", options)), **self._seed(), **_code()}
+        parts: Parts = {**dict(flat("evaluate", options)), **self._task(), **self._seed(), **_code()}
         for index in range(len(self.config.evaluate.evaluators)):
             parts.update(self._component(("evaluate", "evaluators", index)))
         report = self.config.report
@@ -212,6 +212,9 @@ class PartsOf:
             if getattr(overrides, field) is not None and getattr(overrides, field) is getattr(training, field):
                 return ("compare", name, field)
         return ("train", field)
+
+    def _task(self) -> Parts:
+        return {} if self.config.task is None else self._component(("task",))
 
     def _seed(self) -> Parts:
         return {"seed": self.config.seed}
@@ -249,6 +252,8 @@ class PartsOf:
         """Which tokenizer makes the data: as far as it is known without loading it."""
         student = self.config.student
         source = student.tokenizer or student.init.model
+        if source is None and not self.config.all_teachers:
+            return {}  # a task that reads no text
         if source is None:
             return self._teachers(list(self.config.all_teachers)[:1])
         return {"student tokenizer": source, **self.hashes.content("student tokenizer", source, tokenizer_only=True)}

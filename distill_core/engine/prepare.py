@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from distill_core.engine.data import SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset
+from distill_core.engine.data import IGNORE, SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset
 from distill_core.engine.records import FORMS, cut_record
 from distill_core.errors import DataError
 from distill_core.files import atomic_file, write_json
+from distill_core.pieces import CutRecord, Piece
 
 if TYPE_CHECKING:
     from distill_core.config import ComponentRef, DataConfig
     from distill_core.engine.progress import Progress
+    from distill_core.interfaces import Task
     from distill_core.registry import Registry
 
 ROWS_PER_BATCH = 1024
@@ -103,17 +105,19 @@ def prepare_data(
     registry: Registry,
     progress: Progress,
     source: Any = None,
+    task: Task | None = None,
 ) -> TokenDataset:
     """Tokenise one split into ``directory``: streaming, deterministic, and whole or not there at all.
 
     Args:
         split: ``train`` or ``eval``, a field of ``data``.
         data: the section of the run file.
-        tokenizer: a Transformers tokenizer.
+        tokenizer: a Transformers tokenizer; None where a task reads no text.
         directory: where ``tokens.arrow`` and ``data.json`` are written.
         registry: builds the source and the filters.
         progress: shows records and tokens.
         source: an object with ``records()`` to read instead of ``data.<split>.source`` (synthesised data).
+        task: makes labelled sequences of the records; None: every token is predicted from those before it.
 
     Raises:
         DataError: a record that cannot be used, or no sequence left.
@@ -123,17 +127,18 @@ def prepare_data(
     limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with progress.task(f"data:{split}", None, unit="tok") as task, atomic_file(directory / TOKENS_FILE) as file:
-        rows = _rows(own_source if source is None else source, filters, funnel, tokenizer, data, *limits)
+    with progress.task(f"data:{split}", None, unit="tok") as shown, atomic_file(directory / TOKENS_FILE) as file:
+        cut = _cutter(tokenizer, data, task)
+        rows = _rows(own_source if source is None else source, filters, funnel, cut, *limits)
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
                 writer.write_batch(batch)
-                task.advance(len(batch.column(0).flatten()))
+                shown.advance(len(batch.column(0).flatten()))
         if not funnel.sequences:
             ref: ComponentRef = getattr(data, split).source
             raise DataError(
                 f"data.{split}: no sequence left from the source {ref.use} ({funnel.sentence()}): "
-                f"check its paths and filters; a record needs {FORMS}"
+                f"check its paths and filters; a record needs {FORMS if task is None else 'what the task reads'}"
             )
     write_json(directory / SUMMARY_FILE, {"split": split, **funnel.summary()})
     progress.say(f"data:{split}: {funnel.sequences} sequences, {funnel.tokens} tokens ({funnel.sentence()})")
@@ -141,23 +146,44 @@ def prepare_data(
 
 
 Row = tuple[
-    "np.ndarray[Any, np.dtype[np.int32]]", "list[bool] | None", str, bytes, "list[float] | None", str, "float | None"
+    "np.ndarray[Any, np.dtype[np.int32]]",
+    "list[bool] | None",
+    str,
+    bytes,
+    "list[float] | None",
+    str,
+    "float | None",
+    "list[int] | None",
 ]
+Cut = Callable[[Mapping[str, Any], str], CutRecord]
+
+
+def _cutter(tokenizer: Any, data: DataConfig, task: Task | None) -> Cut:
+    """What makes the sequences of a record, given it and its document."""
+    if task is None:
+        return lambda record, document: cut_record(record, tokenizer=tokenizer, data=data, document=document)
+    length = data.sequence_length_tokens
+    return lambda record, document: task.pieces(record, tokenizer=tokenizer, length_tokens=length, document=document)
+
+
+def _predicted(piece: Piece) -> int:
+    if piece.classes is not None:
+        return sum(label != IGNORE for label in piece.classes)
+    return len(piece.input_ids) - 1 if piece.predict is None else sum(piece.predict[1:])
 
 
 def _rows(
     source: Any,
     filters: list[tuple[str, Any]],
     funnel: Funnel,
-    tokenizer: Any,
-    data: DataConfig,
+    cut_one: Cut,
     limit: int | None,
     document_limit: int | None,
 ) -> Iterator[Row]:
     from distill_core.store import sequence_key
 
     for document, record in filtered_records(source, filters, funnel):
-        cut = cut_record(record, tokenizer=tokenizer, data=data, document=document)
+        cut = cut_one(record, document)
         domain = "" if record.get("domain") is None else str(record["domain"])
         difficulty = difficulty_of(record, document)
         funnel.dropped.update(cut.dropped)
@@ -168,9 +194,10 @@ def _rows(
             input_ids = np.asarray(piece.input_ids, dtype=np.int32)
             funnel.sequences += 1
             funnel.tokens += len(input_ids)
-            funnel.predicted_tokens += len(input_ids) - 1 if piece.predict is None else sum(piece.predict[1:])
+            funnel.predicted_tokens += _predicted(piece)
             funnel.documents[document] = funnel.documents.get(document, 0) + 1
-            yield input_ids, piece.predict, document, sequence_key(input_ids), piece.weights, domain, difficulty
+            key = sequence_key(input_ids)
+            yield input_ids, piece.predict, document, key, piece.weights, domain, difficulty, piece.classes
             if limit is not None and funnel.sequences >= limit:
                 return
 

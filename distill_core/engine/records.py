@@ -11,20 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distill_core.errors import DataError
+from distill_core.pieces import CutRecord, Piece
 
 if TYPE_CHECKING:
     from distill_core.config import DataConfig
 
 FORMS = "`text`, `prompt` and `completion`, `parts`, or `messages`"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One sequence: its ids, which of them are to be predicted (None: all), and their weights (None: 1)."""
-
-    input_ids: list[int]
-    predict: list[bool] | None = None
-    weights: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,19 +26,6 @@ class Part:
     ids: list[int]
     predict: bool
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class CutRecord:
-    """What became of a record.
-
-    Args:
-        pieces: its sequences, in order.
-        dropped: reasons of what was left out, e.g. ``short remainder``.
-    """
-
-    pieces: list[Piece]
-    dropped: list[str]
 
 
 def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
@@ -60,7 +39,7 @@ def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: DataConfig, d
     Raises:
         DataError: a field of the wrong type, no known form, or a record too long for what ``overlong`` allows.
     """
-    weight = _weight(record, document)
+    weight = weight_of(record, document)
     if "messages" in record:
         return _masked(_message_parts(record, tokenizer, document, weight), tokenizer, data, document)
     if "parts" in record:
@@ -85,7 +64,7 @@ def _text(record: Mapping[str, Any], field: str, document: str) -> str:
     return value
 
 
-def _weight(record: Mapping[str, Any], document: str) -> float:
+def weight_of(record: Mapping[str, Any], document: str) -> float:
     weight = record.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise DataError(f"document {document}: `weight` must be a number from 0, received {weight!r}")
@@ -111,7 +90,7 @@ def _own_parts(record: Mapping[str, Any], tokenizer: Any, document: str, weight:
         predict = part.get("predict", True)
         if predict and index == len(given) - 1:
             ids = _with_eos(ids, tokenizer)
-        parts.append(Part(ids, predict, weight * _weight(part, f"{document}, parts[{index}]")))
+        parts.append(Part(ids, predict, weight * weight_of(part, f"{document}, parts[{index}]")))
     return parts
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distill_core.engine.classifier import logits_of_rows
 from distill_core.engine.head import decoder_of, head_spec
 from distill_core.errors import TrainingError
 from distill_core.interfaces import (
@@ -71,6 +72,31 @@ class Scorer:
         return self.spec.apply(functional.linear(hidden_nD, head.weight, head.bias).float())
 
 
+class ClassifierScorer(Scorer):
+    """Gives a classifier's logits: its own forward, whole; there are few classes."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.method, self.reason = "whole", ""
+        self.vocabulary = int(model.config.num_labels)
+
+    def scores(self, batch: TokenBatch, index: RowIndex) -> BatchScores:
+        return _Whole(logits_of_rows(self.model(**batch.model_inputs()).logits, index).float())
+
+
+def scorer_of(model: Any, labels: Sequence[str]) -> Scorer:
+    """How a model is asked: a classifier where there are labels, else a causal language model."""
+    return ClassifierScorer(model) if labels else Scorer(model)
+
+
+class _Whole:
+    def __init__(self, logits_NV: Tensor) -> None:
+        self.logits_NV = logits_NV
+
+    def logits(self, cut: slice) -> Tensor:
+        return self.logits_NV[cut]
+
+
 class _Chunked:
     def __init__(self, hidden_ND: Tensor, scorer: Scorer) -> None:
         self.hidden_ND, self.scorer = hidden_ND, scorer
@@ -122,7 +148,7 @@ def row_pass(
         scorers: models by name, the teacher among them if there is one.
         accumulators: what to feed, by model name; the teacher may have none.
         teacher: name of the scorer whose logits accompany the others', or None.
-        effective_vocabulary: ``len(tokenizer)``.
+        effective_vocabulary: ``len(tokenizer)``, or the number of classes.
         chunk_rows: rows per chunk; default: as many as keep a chunk of logits at 32 MiB.
         on_batch: told the number of rows after each batch.
     """
@@ -168,16 +194,16 @@ def evaluate_rows(evaluator: RowEvaluator, context: EvaluationContext) -> list[M
     accumulator = evaluator.begin(context)
     if accumulator is None:
         return []
-    scorers = {context.name: Scorer(context.model)}
+    scorers = {context.name: scorer_of(context.model, context.labels)}
     teacher_name = None
     if context.teacher_rows and not context.is_teacher:
         teacher_name = "teacher" if context.name != "teacher" else "the teacher"
-        scorers[teacher_name] = Scorer(context.teacher.model)  # type: ignore[union-attr]
+        scorers[teacher_name] = scorer_of(context.teacher.model, context.labels)  # type: ignore[union-attr]
     row_pass(
         context.batches(),
         scorers,
         {context.name: [accumulator]},
         teacher=teacher_name,
-        effective_vocabulary=len(context.tokenizer),
+        effective_vocabulary=len(context.labels) or len(context.tokenizer),
     )
     return accumulator.measurements()

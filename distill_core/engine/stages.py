@@ -71,9 +71,8 @@ class SynthesizedRecords:
 
 
 def data(context: RunContext, stage: Stage) -> Notes:
-    from distill_core.engine.data import TokenDataset
     from distill_core.engine.prepare import prepare_data
-    from distill_core.store.tokenizer import vocabulary_info
+    from distill_core.store.tokenizer import classes_info, vocabulary_info
 
     tokenizer = context.tokenizer()
     source = None
@@ -87,16 +86,20 @@ def data(context: RunContext, stage: Stage) -> Notes:
         registry=context.registry,
         progress=context.progress,
         source=source,
+        task=context.task,
     )
     notes: Notes = {"sequences": len(dataset), "tokens": dataset.n_tokens}
     if stage.item == "eval":
-        shared = _shared_documents(TokenDataset.open(context.path("data:train")), dataset)
+        shared = _shared_documents(context.dataset("train"), dataset)
         if shared:
             context.progress.say(
                 f"data:eval: warning: {len(shared)} documents are in both splits, e.g. {shared[0]}: held-out figures "
                 "will look better than they are"
             )
             notes["documents_in_both_splits"] = len(shared)
+    if context.task is not None:
+        classes = classes_info(context.task.labels, tokenizer)
+        return {**notes, "classes": {"size": classes.size, "fingerprint": classes.fingerprint}}
     vocabulary = vocabulary_info(tokenizer)
     return {**notes, "tokenizer": {"size": vocabulary.size, "fingerprint": vocabulary.fingerprint}}
 
@@ -117,6 +120,7 @@ def student(context: RunContext, stage: Stage) -> Notes:
         teacher_source=context.teacher_source(None if cut is None else cut.teacher) if needs_teacher else None,
         directory=context.path(stage.name),
         seed=config.seed,
+        task=context.task,
     )
     model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     longest = context_length(model_config)
@@ -132,7 +136,6 @@ def student(context: RunContext, stage: Stage) -> Notes:
 def capture(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.capture import capture as capture_signals
     from distill_core.engine.capture_update import update_capture
-    from distill_core.engine.data import TokenDataset
     from distill_core.engine.joint_capture import capture_jointly
     from distill_core.engine.supply import captured_teachers
 
@@ -144,7 +147,7 @@ def capture(context: RunContext, stage: Stage) -> Notes:
     for name in captured_teachers(config, context.config):
         teachers[name], sentence = context.understood(context.teacher(name), policy=policy)
         sentences.append(sentence)
-    dataset, directory = TokenDataset.open(context.path("data:train")), context.path(stage.name)
+    dataset, directory = context.dataset("train"), context.path(stage.name)
     update: Notes = {}
     if config.update is not None:
         (teacher,) = teachers.values()
@@ -198,7 +201,6 @@ def _policy_of_readers(context: RunContext, store: str) -> Any:
 
 
 def train(context: RunContext, stage: Stage) -> Notes:
-    from distill_core.engine.data import TokenDataset
     from distill_core.engine.training import train as train_student
     from distill_core.engine.training_teachers import teachers_of
 
@@ -215,8 +217,8 @@ def train(context: RunContext, stage: Stage) -> Notes:
         student_dir=context.path("student"),
         student=context.config.student,
         tokenizer=context.tokenizer(),
-        train_data=TokenDataset.open(context.path("data:train")),
-        eval_data=TokenDataset.open(context.path("data:eval")) if "data:eval" in stage.inputs else None,
+        train_data=context.dataset("train"),
+        eval_data=context.dataset("eval") if "data:eval" in stage.inputs else None,
         config=config,
         teacher=chosen.own,
         directory=context.path(stage.name),
@@ -228,6 +230,7 @@ def train(context: RunContext, stage: Stage) -> Notes:
         named_teachers=chosen.named,
         named_eval_teachers=chosen.named_held_out,
         teacher_tokenizer=offered() if callable(offered) else None,
+        task=context.task,
     )
     if not (context.path(stage.name) / "model" / "config.json").is_file():
         raise TrainingError(f"{stage.name} ended without a model in {context.path(stage.name) / 'model'}")
@@ -235,7 +238,6 @@ def train(context: RunContext, stage: Stage) -> Notes:
 
 
 def evaluate(context: RunContext, stage: Stage) -> Notes:
-    from distill_core.engine.data import TokenDataset
     from distill_core.engine.evaluation import EvaluationTarget
     from distill_core.engine.evaluation import evaluate as evaluate_models
 
@@ -252,13 +254,14 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
     evaluate_models(
         models,
         teacher=context.teacher() if config.all_teachers else None,
-        data=TokenDataset.open(context.path("data:eval")),
+        data=context.dataset("eval"),
         config=config.evaluate,
         registry=context.registry,
         progress=context.progress,
         directory=context.path(stage.name),
         prompts=config.report.prompts,
         max_new_tokens=config.report.max_new_tokens,
+        task=context.task,
     )
     return {"models": list(models), **_kernels()}
 

@@ -1,7 +1,7 @@
 """Where a student comes from: a model, a config, or layers of the teacher; and how it is loaded for training.
 
 Whatever the way, the result is a normal Transformers directory (safetensors and tokenizer) that
-``AutoModelForCausalLM.from_pretrained`` loads.
+``AutoModelForCausalLM.from_pretrained``, or the auto class of the run's task, loads.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from distill_core.config import PeftSection, StudentConfig
 from distill_core.engine.checkpoints import whole_directory
 from distill_core.engine.head import decoder_of
+from distill_core.engine.tasks import auto_class, label_fields, reads_text
 from distill_core.errors import TrainingError
+
+if TYPE_CHECKING:
+    from distill_core.interfaces import Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def initialise_student(config: StudentConfig, *, teacher_source: str | None, directory: Path, seed: int) -> Path:
+def initialise_student(
+    config: StudentConfig, *, teacher_source: str | None, directory: Path, seed: int, task: Task | None = None
+) -> Path:
     """Write the student before training to ``directory`` and return that.
 
     Args:
@@ -35,49 +41,64 @@ def initialise_student(config: StudentConfig, *, teacher_source: str | None, dir
             ``init.from_teacher``, and for the tokenizer of a student made from a config.
         directory: where it is written, whole or not at all.
         seed: for random weights.
+        task: what it predicts; None: the next token.
 
     Raises:
         TrainingError: a source that cannot be loaded, a layer that does not exist, a model that cannot be cut.
     """
     init = config.init
     set_seed(seed)
+    source: str | None
     if init.from_teacher is not None:
         if teacher_source is None:
             raise TrainingError(
                 "student.init.from_teacher: the teacher is no Transformers model whose layers could be taken; use "
                 "student.init.model or student.init.config"
             )
-        teacher = load_model(teacher_source, config)
+        teacher = load_model(teacher_source, config, task)
         model = keep_layers(teacher, init.from_teacher.layers)
-        tokenizer = load_tokenizer(config.tokenizer or teacher_source, config)
+        source = teacher_source
     elif init.model is not None:
-        model = load_model(init.model, config)
-        tokenizer = load_tokenizer(config.tokenizer or init.model, config)
+        model, source = load_model(init.model, config, task), init.model
     else:
         assert init.config is not None
-        source = config.tokenizer or teacher_source
-        if source is None:
-            raise TrainingError(
-                "student.tokenizer: needed, because student.init.config brings none and there is no teacher"
-            )
-        tokenizer = load_tokenizer(source, config)
-        model = _from_config(init.config, tokenizer, config)
+        model, source = None, teacher_source
+    tokenizer = _tokenizer_for(task, config.tokenizer or source, config)
+    if model is None:
+        model = _from_config(dict(init.config or {}), tokenizer, config, task)
     with whole_directory(directory) as temporary, without_progress_bars():
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
     return directory
 
 
-def load_model(source: str, config: StudentConfig) -> Any:
-    """A causal language model as it is stored (``dtype: auto``) or in the dtype of the config.
+def _tokenizer_for(task: Task | None, source: str | None, config: StudentConfig) -> Any:
+    """The tokenizer, or None for a task that reads no text."""
+    if not reads_text(task):
+        return None
+    if source is None:
+        raise TrainingError(
+            "student.tokenizer: needed, because student.init.config brings none and there is no teacher"
+        )
+    return load_tokenizer(source, config)
+
+
+def load_model(source: str, config: StudentConfig, task: Task | None = None) -> Any:
+    """The model as it is stored (``dtype: auto``) or in the dtype of the config; a task's classes get their labels.
+
+    A source without a classifier of that size gets a new one, from the seed.
 
     Raises:
         TrainingError: it cannot be loaded, or is quantised.
     """
     try:
         with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=DTYPES.get(config.dtype, "auto"), trust_remote_code=config.trust_remote_code
+            model = auto_class(task).from_pretrained(
+                source,
+                dtype=DTYPES.get(config.dtype, "auto"),
+                trust_remote_code=config.trust_remote_code,
+                **({} if task is None else {**label_fields(task), "ignore_mismatched_sizes": True}),
             )
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"the model {source} cannot be loaded: {error}") from error
@@ -100,15 +121,21 @@ def load_tokenizer(source: str, config: StudentConfig) -> Any:
         raise TrainingError(f"the tokenizer {source} cannot be loaded: {error}; set student.tokenizer") from error
 
 
-def _from_config(fields: Mapping[str, Any], tokenizer: Any, config: StudentConfig) -> Any:
-    """Random weights; ``vocab_size`` defaults to the tokenizer's size."""
-    given = {"vocab_size": len(tokenizer), **fields}
+def _from_config(fields: Mapping[str, Any], tokenizer: Any, config: StudentConfig, task: Task | None) -> Any:
+    """Random weights; ``vocab_size`` defaults to the tokenizer's size, classes are those of the task."""
+    given = {**fields, **({} if task is None else label_fields(task))}
+    if tokenizer is not None:
+        given.setdefault("vocab_size", len(tokenizer))
+        if task is not None and tokenizer.pad_token_id is not None:
+            given.setdefault("pad_token_id", tokenizer.pad_token_id)
     try:
         model_config = AutoConfig.for_model(given.pop("model_type"), **given)
-        auto: Any = AutoModelForCausalLM
-        model = auto.from_config(model_config, dtype=DTYPES.get(config.dtype, torch.float32))
+        model = auto_class(task).from_config(model_config, dtype=DTYPES.get(config.dtype, torch.float32))
     except (ValueError, TypeError, KeyError) as error:
-        raise TrainingError(f"student.init.config makes no causal language model: {error}") from error
+        what = "causal language model" if task is None else f"model that {task.architecture} knows"
+        raise TrainingError(f"student.init.config makes no {what}: {error}") from error
+    if tokenizer is None:
+        return model
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < len(tokenizer):
         raise TrainingError(
@@ -164,7 +191,7 @@ def keep_layers(teacher: Any, layers: Sequence[int]) -> Any:
 def _layer_list(model: Any) -> tuple[str, int]:
     """Qualified name and length of the list of decoder layers."""
     depth = int(model.config.get_text_config().num_hidden_layers)
-    decoder = decoder_of(model)
+    decoder = decoder_of(model) if model.get_output_embeddings() is not None else model.base_model
     names = [
         name
         for name, module in model.named_modules()
@@ -194,14 +221,14 @@ def _cut_config(config: Any, layers: Sequence[int], depth: int) -> None:
                 setattr(config, key, type(value)(value[layer] for layer in layers))
 
 
-def load_student(directory: Path | str, config: StudentConfig) -> Any:
+def load_student(directory: Path | str, config: StudentConfig, task: Task | None = None) -> Any:
     """The student for training: fp32 weights unless ``student.dtype`` says otherwise, with LoRA adapters if asked for.
 
     Raises:
         TrainingError: it cannot be loaded, or ``peft`` is not installed.
     """
     dtype = DTYPES.get(config.dtype, torch.float32)
-    model = load_model(str(directory), config).to(dtype)
+    model = load_model(str(directory), config, task).to(dtype)
     return model if config.peft is None else _with_adapters(model, config.peft)
 
 

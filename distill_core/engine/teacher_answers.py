@@ -130,10 +130,12 @@ def _target_problem(target: RowTarget | None) -> str | None:
 
 def _states_problem(signals: TeacherSignals, batch: TokenBatch) -> str | None:
     """Values at padding are never read, so they may be anything."""
+    mask_BT = batch.attention_mask_BT.bool()
     for kind, states in (("hidden states", signals.hidden_states), ("attentions", signals.attentions)):
         for layer, state in enumerate(states or ()):
             by_token_BT = state if kind == "hidden states" else state.transpose(1, 2)
-            values = by_token_BT[batch.attention_mask_BT.bool().to(state.device)]
+            # A model that makes positions of its own (patches) has no padding among them.
+            values = by_token_BT if batch.inputs else by_token_BT[mask_BT.to(state.device)]
             if not bool(torch.isfinite(values).all()):
                 return f"{kind} of layer {layer} hold NaN or infinite values"
     return None

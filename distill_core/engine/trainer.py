@@ -251,9 +251,7 @@ class DistillTrainer(Trainer):
         head_pass = self.objectives.head_pass(
             on_device, signals, factors=factors, step=step, total_steps=total_steps, chunk_rows=self.chunk_rows
         )
-        output: dict[str, Tensor] = model(
-            input_ids=on_device.input_ids_BT, attention_mask=on_device.attention_mask_BT, head_pass=head_pass
-        )
+        output: dict[str, Tensor] = model(**on_device.model_inputs(), head_pass=head_pass)
         if model.training:
             self._totals.reported.update(head_pass.metrics)
         return output
@@ -275,8 +273,8 @@ class DistillTrainer(Trainer):
         return loss
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
-        """The Trainer's estimate, from the token ids of our batches."""
-        return int(super().floating_point_ops({"input_ids": inputs["batch"].input_ids_BT}))
+        """The Trainer's estimate, from what the model reads of our batches."""
+        return int(super().floating_point_ops(inputs["batch"].model_inputs()))
 
     # After a step -------------------------------------------------------------------------------------------------
 

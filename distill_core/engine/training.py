@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from transformers import TrainingArguments, set_seed
 
 from distill_core.config import StudentConfig, TrainConfig
 from distill_core.engine import checkpoints
+from distill_core.engine.classifier import install_classifier_head
 from distill_core.engine.companions import Companions
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.export import base_model, export_student
-from distill_core.engine.head import install_fused_head
+from distill_core.engine.head import fused_head, install_fused_head
 from distill_core.engine.metrics_file import MetricsFile
 from distill_core.engine.microbatches import MicroBatches, steps_of
 from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
@@ -30,10 +30,12 @@ from distill_core.engine.progress import Progress
 from distill_core.engine.sources import OWN, Sources
 from distill_core.engine.sparsity import Sparsity
 from distill_core.engine.student import load_student, without_progress_bars
+from distill_core.engine.tasks import with_labels
 from distill_core.engine.trainer import DistillTrainer, HeldOut, Recording
 from distill_core.engine.vocabulary import chosen_policy, with_vocabulary
 from distill_core.errors import TrainingError
-from distill_core.interfaces import BuildContext, Sampler, Teacher
+from distill_core.interfaces import BuildContext, Sampler, Task, Teacher
+from distill_core.types import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def train(
     teacher_tokenizer: Any = None,
     named_teachers: Mapping[str, Teacher] | None = None,
     named_eval_teachers: Mapping[str, Teacher] | None = None,
+    task: Task | None = None,
 ) -> TrainResult:
     """Train a student; the same call again resumes at the last whole checkpoint, with bit-identical losses.
 
@@ -83,7 +86,7 @@ def train(
     Args:
         student_dir: the initial student (:func:`distill_core.engine.student.initialise_student`).
         student: its section of the run file (dtype, LoRA).
-        tokenizer: saved beside the trained model.
+        tokenizer: saved beside the trained model; None where a task reads no text.
         train_data: training sequences.
         eval_data: held-out sequences for ``config.eval_steps``; None: none.
         config: the ``train`` section.
@@ -97,6 +100,7 @@ def train(
         teacher_tokenizer: read by ``vocabulary: truncate`` where the teacher (a store) brings none.
         named_teachers: further ones, by the ``source`` that objectives name.
         named_eval_teachers: the same for held-out batches; default: ``named_teachers``.
+        task: what the student predicts; None: the next token.
 
     Raises:
         TrainingError: an unsupported head, values that are not finite, a checkpoint of another run.
@@ -110,8 +114,8 @@ def train(
     )
     main = arguments.process_index == 0
     progress = progress if main else Progress(quiet=True)
-    model = load_student(student_dir, student)
-    objectives = _prepare(model, config, registry)
+    model = load_student(student_dir, student, task)
+    objectives = _prepare(model, config, registry, None if task is None else _some(train_data, tokenizer))
     rollout = None if config.rollout is None else registry.build("rollout", config.rollout)
     sampler = None if config.order is None else registry.build("sampler", config.order)
     named = dict(named_teachers or {})
@@ -132,11 +136,16 @@ def train(
     )
     companions.build(context)
     _build_objectives(model, objectives, context, Sources(teacher, named))
-    rows = int(base_model(model).get_output_embeddings().weight.shape[0])
+    rows = int(fused_head(base_model(model)).weight.shape[0])
     policy = chosen_policy(config.vocabulary, registry)
-    reads = partial(with_vocabulary, tokenizer=tokenizer, student_rows=rows, policy=policy)
+
+    def reads(one: Teacher, known_tokenizer: Any = None) -> tuple[Teacher, str]:
+        if task is not None:
+            return with_labels(one, task, tokenizer)
+        return with_vocabulary(one, tokenizer, student_rows=rows, policy=policy, teacher_tokenizer=known_tokenizer)
+
     sources, vocabulary = Sources(teacher, named).understood(
-        objectives.sources, lambda one: reads(one, teacher_tokenizer=teacher_tokenizer if one is teacher else None)
+        objectives.sources, lambda one: reads(one, teacher_tokenizer if one is teacher else None)
     )
     if vocabulary is not None:
         progress.say(vocabulary)
@@ -155,7 +164,7 @@ def train(
     if main:
         metrics.keep_until(steps_done)
     tokens = round((total_steps - steps_done) * per_step * train_data.n_tokens / len(train_data))
-    with progress.task("training", tokens) as task, without_progress_bars():
+    with progress.task("training", tokens) as shown, without_progress_bars():
         trainer = DistillTrainer(
             model,
             arguments,
@@ -165,7 +174,7 @@ def train(
             sparse=sparsity,
             recording=Recording(
                 metrics=metrics,
-                progress=task,
+                progress=shown,
                 checkpoint_root=root,
                 keep_checkpoints=config.keep_checkpoints,
                 identity=identity,
@@ -214,15 +223,31 @@ def _pad_id(tokenizer: Any) -> int:
     return getattr(tokenizer, "pad_token_id", None) or 0
 
 
-def _prepare(model: Any, config: TrainConfig, registry: Any) -> ObjectiveSet:
-    """The objectives of the run file, not yet built; fused head in place, what is frozen frozen."""
+PROBE_SEQUENCES = 4
+"""Sequences of the data that a classifier's head is tried on."""
+
+
+def _some(data: TokenDataset, tokenizer: Any) -> TokenBatch | None:
+    if len(data) == 0:
+        raise TrainingError("there are no training sequences; look at data.train in the run file")
+    return next(data.batches(PROBE_SEQUENCES, range(min(len(data), PROBE_SEQUENCES)), pad_id=_pad_id(tokenizer)))
+
+
+def _prepare(model: Any, config: TrainConfig, registry: Any, labelled: TokenBatch | None) -> ObjectiveSet:
+    """The objectives of the run file, not yet built; fused head in place, what is frozen frozen.
+
+    ``labelled``: some sequences of a task, None where the next token is predicted.
+    """
     base = base_model(model)
     objectives = ObjectiveSet.from_config(config.objectives, registry)
     if objectives.wants("attentions"):
         base.set_attn_implementation("eager")  # the only one that returns them
+    if labelled is None:
+        install_fused_head(base)
+    else:
+        install_classifier_head(base, labelled)
     if config.freeze_head:
-        base.get_output_embeddings().requires_grad_(False)
-    install_fused_head(base)
+        fused_head(base).requires_grad_(False)
     if config.gradient_checkpointing:
         if hasattr(base, "activation_checkpointing_enable"):  # its name in later versions of Transformers
             base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -100,6 +100,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
         yield ("teacher",), "teacher", config.teacher
     for name, ref in (config.teachers or {}).items():
         yield ("teachers", name), "teacher", ref
+    if config.task is not None:
+        yield ("task",), "task", config.task
     for split in ("train", "eval"):
         section = getattr(config.data, split)
         yield ("data", split, "source"), "source", section.source
@@ -143,6 +145,7 @@ def _as_component(ref: ScheduleRef) -> ComponentRef:
 
 _PLACES = (
     (("teacher",), "teacher"),
+    (("task",), "task"),
     (("teachers", "*"), "teacher"),
     (("data", "*", "source"), "source"),
     (("data", "*", "filters", "*"), "filter"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distill_core.store.reader import StoreReader as StoreReader
     from distill_core.store.rows import RowArrays as RowArrays
     from distill_core.store.tokenizer import VocabularyInfo as VocabularyInfo
+    from distill_core.store.tokenizer import classes_info as classes_info
     from distill_core.store.tokenizer import vocabulary_info as vocabulary_info
     from distill_core.store.verify import verify_store as verify_store
     from distill_core.store.writer import StoreWriter as StoreWriter
@@ -31,6 +32,7 @@ _ROOMS = {
     "StoreReader": "reader",
     "StoreWriter": "writer",
     "VocabularyInfo": "tokenizer",
+    "classes_info": "tokenizer",
     "codec_in_use": "coding",
     "export_parquet": "export",
     "merge_stores": "merge",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,14 @@ def _added_tokens(tokenizer: Any) -> list[Any]:
         [int(index), str(getattr(token, "content", token)), [bool(getattr(token, flag, False)) for flag in flags]]
         for index, token in sorted((decoder or {}).items())
     ]
+
+
+def classes_info(labels: Sequence[str], tokenizer: Any = None, *, name: str = "") -> VocabularyInfo:
+    """The vocabulary of a classifier: its labels in order, and the tokenizer that makes its input (None: no text).
+
+    >>> classes_info(["cat", "dog"]).size
+    2
+    """
+    reads = None if tokenizer is None else vocabulary_info(tokenizer).fingerprint
+    text = json.dumps({"labels": list(labels), "reads": reads}, ensure_ascii=True)
+    return VocabularyInfo(len(labels), hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest(), name)

@@ -71,7 +71,7 @@ def gradients(settings: dict[str, Any], directory: Path) -> dict[str, torch.Tens
     dtype = getattr(torch, settings.get("dtype", "float64"))
     student_dir = Path(settings["student_dir"])
     load = training.load_student
-    training.load_student = lambda path, config: load(path, config).to(dtype)  # type: ignore[assignment]
+    training.load_student = lambda path, config, task: load(path, config, task).to(dtype)  # type: ignore[assignment]
     training.DistillTrainer = GradientTrainer  # type: ignore[misc]
     GradientTrainer.strategy = settings.get("strategy", "ddp")
     teacher = tiny_teacher()

@@ -36,15 +36,18 @@ class Fidelity:
             return None
         if not context.teacher_rows:
             raise SignalError(f"fidelity compares with the teacher's full distribution, but {context.teacher_missing}")
-        return _FidelityRows(self.options.overlap_k)
+        rows = _FidelityRows(self.options.overlap_k, "nat/row" if context.labels else "nat/token")
+        # Two sets of all classes always overlap.
+        rows.shows_overlap = not context.labels or len(context.labels) > self.options.overlap_k
+        return rows
 
     def evaluate(self, context: EvaluationContext) -> list[Measurement]:
         return evaluate_rows(self, context)
 
 
 class _FidelityRows:
-    def __init__(self, overlap_k: int) -> None:
-        self.overlap_k = overlap_k
+    def __init__(self, overlap_k: int, unit: str) -> None:
+        self.overlap_k, self.unit, self.shows_overlap = overlap_k, unit, True
         self.forward, self.reverse = DocumentTotals(), DocumentTotals()
         self.top1, self.overlap = DocumentTotals(), DocumentTotals()
         self.positions = PositionTotals()
@@ -94,9 +97,9 @@ class _FidelityRows:
         shares = [
             ("top1_agreement", "Top-1 agreement", self.top1),
             (f"top{self.overlap_k}_overlap", f"Top-{self.overlap_k} overlap", self.overlap),
-        ]
+        ][: 2 if self.shows_overlap else 1]
         return [
-            Measurement(metric, totals.value, "nat/token", n, False, totals.sums(), extra, label=label, primary=primary)
+            Measurement(metric, totals.value, self.unit, n, False, totals.sums(), extra, label=label, primary=primary)
             for metric, label, totals, extra, primary in kls
         ] + [
             Measurement(metric, totals.value, "fraction", n, True, totals.sums(), {}, label=label)

@@ -9,6 +9,7 @@ import math
 
 from distill_core.engine.row_pass import evaluate_rows
 from distill_core.engine.totals import DocumentTotals, documents_of
+from distill_core.errors import SignalError
 from distill_core.interfaces import EvaluatedRows, EvaluationContext, Measurement
 from distill_core.options import NoOptions
 
@@ -29,6 +30,8 @@ class LanguageModel:
         self.options = options or NoOptions()
 
     def begin(self, context: EvaluationContext) -> _LanguageModelRows:
+        if context.labels:
+            raise SignalError("language-model measures the prediction of text; the classes of a task: classification")
         return _LanguageModelRows(context)
 
     def evaluate(self, context: EvaluationContext) -> list[Measurement]:

@@ -25,6 +25,12 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "evaluator",
+            "classification",
+            "distill_evaluation.classification:Classification",
+            summary="accuracy, macro F1 and cross-entropy over the classes of a task",
+        ),
+        component(
+            "evaluator",
             "calibration",
             "distill_evaluation.calibration:Calibration",
             summary="expected calibration error by equal mass, with the reliability curve",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -259,3 +260,11 @@ class StepOptions(Options):
         elif self.length_steps is not None and self.boundaries and self.boundaries[-1] >= self.length_steps:
             raise ValueError(f"the last boundary {self.boundaries[-1]} lies behind length_steps {self.length_steps}")
         return self
+
+
+class HardLabelOptions(ObjectiveOptions):
+    """Options of ``hard-label``: none."""
+
+    def needs(self, declared: Needs) -> Needs:
+        """It reads the target at temperature 1."""
+        return replace(declared, temperatures=(1.0,))

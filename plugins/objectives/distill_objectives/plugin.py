@@ -79,6 +79,12 @@ _FEATURES = (
     ),
 )
 
+_TASKS = (
+    ("sequence-classification", "one class per text", "SequenceClassification"),
+    ("token-classification", "one class per word", "TokenClassification"),
+    ("image-classification", "one class per image", "ImageClassification"),
+)
+
 _SCHEDULES = (
     ("constant", "the same value at every step", "Constant", "ConstantOptions"),
     ("linear", "from start to end along a straight line", "Linear", "RampOptions"),
@@ -195,6 +201,24 @@ def distill_components() -> Sequence[Component]:
             targets=(),
         )
     )
+    components.append(
+        objective(
+            "hard-label",
+            "distill_objectives.hard_label:HardLabel",
+            summary="cross-entropy with the teacher's most likely class or token (hard distillation, DeiT)",
+            options="distill_objectives.options:HardLabelOptions",
+        )
+    )
+    for name, summary, attribute in _TASKS:
+        components.append(
+            component(
+                "task",
+                name,
+                f"distill_objectives.tasks.{name.replace('-', '_')}:{attribute}",
+                summary=summary,
+                options=f"distill_objectives.tasks.options:{attribute}Options",
+            )
+        )
     for name, summary, attribute, options in _SCHEDULES:
         components.append(
             component(

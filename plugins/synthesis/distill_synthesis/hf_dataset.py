@@ -58,7 +58,11 @@ class HFDataset:
 
     def fingerprint(self) -> str:
         """Hash of the fields that are read, of all rows."""
-        wanted = [*self.options.wanted.values(), *([self.options.document] if self.options.document else [])]
+        wanted = [
+            *self.options.wanted.values(),
+            *self.options.fields,
+            *([self.options.document] if self.options.document else []),
+        ]
         known = [name for name in wanted if name in self.dataset.column_names]
         state = hashlib.sha256(json.dumps(known).encode())
         for batch in self.dataset.select_columns(known).iter(ROWS_PER_READ):

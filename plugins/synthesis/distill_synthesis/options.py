@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from distill_core.errors import DataError
 from distill_core.options import Options
@@ -88,6 +88,10 @@ class FieldNames(Options):
     messages: str | None = Field(default=None, description="field with a list of {role, content}")
     document: str | None = Field(default=None, description="field with the document id; default: file name and line")
     domain: str | None = Field(default=None, description="field with the domain, e.g. to route by; default: none")
+    fields: list[str] = Field(
+        default_factory=list,
+        description="further fields that records keep as they are, e.g. what a task reads; with them, text is optional",
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> FieldNames:
@@ -107,6 +111,8 @@ class FieldNames(Options):
             return {"messages": self.messages}
         if self.prompt is not None and self.completion is not None:
             return {"prompt": self.prompt, "completion": self.completion}
+        if self.fields and "text" not in self.model_fields_set:
+            return {}
         return {"text": self.text}
 
 
@@ -144,6 +150,70 @@ class HFDatasetOptions(FieldNames):
         path = Path(self.path).expanduser()
         if self.path.startswith((".", "/", "~")) and not path.is_dir():
             return [f"path: there is no directory {path}; give a directory or a hub id"]
+        return []
+
+
+Column = int | str
+"""A column: its number from 0, its name, or a range of numbers such as ``0:784``."""
+
+
+class ClassPatterns(Options):
+    """A class read off a column, e.g. a chapter off a code."""
+
+    column: Column = Field(description="column to look at")
+    field: str = Field(default="label", description="field of the record that gets the class")
+    patterns: dict[str, str] = Field(
+        min_length=1, description="class -> regular expression that the value starts with; the first that fits counts"
+    )
+
+    @field_validator("patterns")
+    @classmethod
+    def _regular_expressions(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for pattern in patterns.values():
+            _compiled(pattern)
+        return patterns
+
+
+class TableOptions(Options):
+    """Options of ``table``: which files, and which columns are what."""
+
+    path: list[str] = Field(
+        min_length=1, description="a .csv, .tsv or .json file (or .gz of one), or a list of them; globs allowed"
+    )
+    package: str | None = Field(
+        default=None, description="installed Python package whose directory the paths start from; it is not imported"
+    )
+    header: bool = Field(default=True, description="whether the first row of CSV names the columns")
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="between columns; default: comma, or a tab in .tsv"
+    )
+    fields: dict[str, Column] = Field(
+        min_length=1, description="field of a record -> column: a number from 0, a name, or a range 0:784 (a list)"
+    )
+    classes: ClassPatterns | None = Field(default=None, description="a class read off a column by patterns")
+    only: dict[Column, str] = Field(default_factory=dict, description="column -> value (as text) of rows that are kept")
+    document: Column | None = Field(default=None, description="column with the document id; default: file name and row")
+    document_characters: PositiveInt | None = Field(
+        default=None, description="the id is the first so many characters: rows that agree in them stay together"
+    )
+    part: Literal["all", "train", "eval"] = Field(
+        default="all", description="which documents: dealt to train and eval by a hash of their id"
+    )
+    eval_share: float = Field(default=0.2, gt=0, lt=1, description="share of the documents in part: eval")
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_many(cls, path: object) -> object:
+        return [path] if isinstance(path, str) else path
+
+    def problems(self) -> list[str]:
+        """A package or files that are not there, and whatever is wrong with the first row."""
+        from distill_synthesis.table import Table
+
+        try:
+            next(Table(self).records(), None)
+        except DataError as error:
+            return [str(error)]
         return []
 
 

@@ -40,6 +40,13 @@ def distill_components() -> Sequence[Component]:
             signals=("text",),
         ),
         component(
+            "source",
+            "table",
+            "distill_synthesis.table:Table",
+            summary="CSV, TSV and JSON tables by path or installed package; columns by name, number or range",
+            options="distill_synthesis.options:TableOptions",
+        ),
+        component(
             "filter",
             "exact-dedup",
             "distill_synthesis.exact_dedup:ExactDedup",

@@ -33,6 +33,8 @@ def record_of(row: Mapping[str, Any], names: FieldNames, *, place: str, document
                 f"field as `{form}`"
             )
         record[form] = value
+    for field in names.fields:
+        record[field] = _field(row, field, place)
     record["document"] = document if names.document is None else str(_field(row, names.document, place))
     if names.domain is not None:
         record["domain"] = str(_field(row, names.domain, place))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from distill_core.engine.models_on_disk import looks_local
 from distill_core.errors import DistillError
 from distill_core.options import Options
 from distill_core.plugin import Provides
@@ -75,6 +77,31 @@ class HFOptions(Options):
         return [str(locate_gguf(package=self.gguf_package, file=self.gguf_file))]
 
 
+class HFClassifierOptions(Options):
+    """Options of ``hf-classifier``."""
+
+    model: str = Field(description="directory or hub id of a Transformers classifier")
+    revision: str | None = Field(default=None, description="hub revision: branch, tag or commit")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"
+    )
+    device: str = Field(default="auto", description="auto: the first GPU, else the CPU; or a torch device")
+    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+
+    def problems(self) -> list[str]:
+        """A directory that is missing on this machine."""
+        path = Path(self.model).expanduser()
+        if looks_local(self.model) and not path.is_dir():
+            return [f"model: there is no directory {path}; train the teacher first, or give a hub id"]
+        if path.is_dir() and not (path / "config.json").is_file():
+            return [f"model: {path} holds no config.json, so it is no Transformers model directory"]
+        return []
+
+    def files(self) -> list[str]:
+        """What a run reads of this machine."""
+        return [self.model]
+
+
 class StoreOptions(Options):
     """Options of ``store``."""
 
@@ -94,7 +121,7 @@ class StoreOptions(Options):
             meta = self._meta()
         except DistillError:
             return declared
-        return Provides(signals=declared.signals, targets=(meta.kind,), temperatures=meta.temperatures)
+        return replace(declared, targets=(meta.kind,), temperatures=meta.temperatures)
 
     def _meta(self) -> StoreMeta:
         from distill_core.store import StoreReader

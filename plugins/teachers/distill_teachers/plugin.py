@@ -37,6 +37,15 @@ def distill_components() -> Sequence[Component]:
             summary="signals captured before, from a store directory; the teacher's weights are not needed",
             options="distill_teachers.options:StoreOptions",
             signals=("targets",),
+            over=("tokens", "classes"),
+        ),
+        teacher(
+            "hf-classifier",
+            "distill_teachers.hf_classifier:HFClassifier",
+            summary="a Transformers classifier of texts, tokens or images, for runs with a task",
+            options="distill_teachers.options:HFClassifierOptions",
+            signals=("targets", "hidden_states", "attentions", "queries", "keys", "values"),
+            over=("classes",),
         ),
         teacher(
             "ema",
