@@ -43,7 +43,7 @@ demo: setup ## distil the packaged 135M model: recipes/quickstart.yaml
 	$(BIN)/distill run recipes/quickstart.yaml
 
 test: setup ## all fast tests
-	$(PYTEST) -q -n $(WORKERS) -m "not (slow or browser or gpu or interp or aot or nvcc)"
+	$(PYTEST) -q -n $(WORKERS) -m "not (slow or server or browser or gpu or interp or aot or nvcc)"
 
 $(BIN)/python:
 	@python=""; \
@@ -82,11 +82,23 @@ $(ASSET_STAMP): $(TORCH_STAMP)
 	@rm -f $(STAMPS)/assets-* && touch $@
 
 ##@ Checks
-.PHONY: verify verify-slow verify-browser verify-interp verify-aot verify-nvcc lint docs bench bench-setup
-verify: verify-slow verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
+.PHONY: verify verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc lint docs bench bench-setup
+verify: verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
 
 verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
-	$(PYTEST) -q --durations=15 -m "slow and not (browser or gpu or interp or aot or nvcc)"
+	$(PYTEST) -q --durations=15 -m "slow and not (server or browser or gpu or interp or aot or nvcc)"
+
+# In an environment of its own: a server's dependencies are not the project's. Its first build takes minutes.
+SERVER ?= llama-cpp-python[server]==0.3.36
+SERVER_STAMP := $(STAMPS)/server-$(call hash,echo "$(SERVER)")
+$(SERVER_STAMP): | $(BIN)/python
+	@echo "installing $(SERVER) (compiles llama.cpp unless pip has a wheel)"
+	@$(BIN)/python -m venv $(VENV)/server
+	@CMAKE_BUILD_PARALLEL_LEVEL=$(WORKERS) $(VENV)/server/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off "$(SERVER)"
+	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/server-* && touch $@
+
+verify-server: setup $(SERVER_STAMP) ## the openai teacher against llama.cpp with the packaged model, on this machine
+	LLAMA_SERVER_PYTHON="$(abspath $(VENV))/server/bin/python" $(PYTEST) -q --durations=5 -m "server and not (browser or gpu or interp or aot or nvcc)"
 
 verify-browser: setup browser ## the report in headless Chromium
 	$(PYTEST) -q -m "browser and not gpu"

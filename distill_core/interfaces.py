@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from distill_core.completions import Completion, GenerationParameters, GenerationRequest
 from distill_core.plugin import Needs
 from distill_core.store.tokenizer import VocabularyInfo as VocabularyInfo
 from distill_core.types import (
@@ -78,6 +79,25 @@ class Teacher(Protocol):
     def identity(self) -> str:
         """Teacher id and revision for the store, equal across machines (content hash where there is no revision)."""
         ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A teacher that can write; it declares the signal ``"text"``. May keep a ``tally`` (``GenerationTally``).
+
+    A teacher of kind ``teacher`` that only writes still answers ``signals``, by refusing.
+    """
+
+    def generate(self, requests: Iterable[GenerationRequest], parameters: GenerationParameters) -> Iterator[Completion]:
+        """One completion per request, in the order of the requests, as they are ready.
+
+        The same request and parameters give the same answer as far as the teacher can (floating point, a server's
+        scheduling), whatever else is asked beside it. Raises ``SignalError`` for what it cannot give, ``DataError``
+        where an id occurs twice.
+        """
+        ...
+
+    def identity(self) -> str: ...
 
 
 class RowObjective(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distill_core.completions import TEXT, GenerationParameters, GenerationRequest
 from distill_core.errors import DistillError
 from distill_core.plugin import Needs
 from distill_core.testing.material import random_batch
@@ -18,10 +19,21 @@ from distill_core.types import RowTarget, SparseSpec, TokenBatch
 K = 5
 
 
-def _batch(teacher: Any) -> TokenBatch:
+PROMPTS = ("The state of the union", "Two and two make")
+
+
+def _batch(subject: Subject, teacher: Any) -> TokenBatch:
     """Random ids within the teacher's vocabulary; a teacher that knows only certain sequences offers its own."""
     own = getattr(teacher, "example_batch", None)
-    return random_batch(0, vocabulary=int(teacher.vocabulary().size)) if own is None else own()
+    if own is not None:
+        batch: TokenBatch = own()
+        return batch
+    return random_batch(0, vocabulary=int(teacher.vocabulary().size) if _reads_tokens(subject) else 50)
+
+
+def _reads_tokens(subject: Subject) -> bool:
+    """Whether it gives anything about token ids; a teacher of text alone has no vocabulary."""
+    return bool(subject.provides().signals - {TEXT})
 
 
 def _exact(subject: Subject, teacher: Any, batch: TokenBatch, temperature: float = 1.0) -> RowTarget:
@@ -48,6 +60,8 @@ def says_who_it_is_twice_alike(subject: Subject) -> None:
 
 
 def describes_its_vocabulary(subject: Subject) -> None:
+    if not _reads_tokens(subject):
+        raise NotApplicable("gives text alone, which has no vocabulary")
     info = subject.build().vocabulary()
     assert int(info.size) > 0, f"vocabulary().size is {info.size!r}"
     assert isinstance(info.fingerprint, str) and info.fingerprint, f"fingerprint is {info.fingerprint!r}"
@@ -57,7 +71,7 @@ def describes_its_vocabulary(subject: Subject) -> None:
 def exact_targets_are_distributions_at_the_rows(subject: Subject) -> None:
     """Unique ids inside the vocabulary; support and tail sum to 1 at every temperature (fp32 storage: 1e-5)."""
     teacher = subject.build()
-    batch = _batch(teacher)
+    batch = _batch(subject, teacher)
     for temperature in _usable_temperatures(subject):
         target = _exact(subject, teacher, batch, temperature)
         n_rows = len(batch.rows())
@@ -73,7 +87,7 @@ def exact_targets_are_distributions_at_the_rows(subject: Subject) -> None:
 def a_sequence_alone_is_answered_as_in_a_batch(subject: Subject) -> None:
     """Padding and neighbours do not matter. Batched products round differently: 1e-3 in log-probability."""
     teacher = subject.build()
-    batch = _batch(teacher)
+    batch = _batch(subject, teacher)
     whole = _exact(subject, teacher, batch).log_probs(1.0)
     start = 0
     for index in range(len(batch.keys)):
@@ -87,7 +101,7 @@ def sampled_targets_have_weights_that_sum_to_one(subject: Subject) -> None:
     teacher = subject.build()
     if "sampled" not in subject.provides().targets:
         raise NotApplicable("does not provide sampled targets")
-    batch = _batch(teacher)
+    batch = _batch(subject, teacher)
     temperature = _usable_temperatures(subject)[0]
     needs = Needs(signals=frozenset({"targets"}), targets=("sampled",), temperatures=(temperature,))
     spec = SparseSpec(method="threshold", k=K, temperatures=(temperature,), seed=3)
@@ -103,7 +117,7 @@ def hidden_states_lie_on_the_batch(subject: Subject) -> None:
     if "hidden_states" not in subject.provides().signals:
         raise NotApplicable("does not provide hidden states")
     teacher = subject.build()
-    batch = _batch(teacher)
+    batch = _batch(subject, teacher)
     states = teacher.signals(batch, Needs(signals=frozenset({"hidden_states"}))).hidden_states
     assert states, "no hidden states were returned"
     for state in states:
@@ -113,7 +127,7 @@ def hidden_states_lie_on_the_batch(subject: Subject) -> None:
 
 def refuses_a_signal_it_does_not_provide(subject: Subject) -> None:
     teacher = subject.build()
-    batch = _batch(teacher)
+    batch = _batch(subject, teacher)
     try:
         teacher.signals(batch, Needs(signals=frozenset({"no-such-signal"})))
     except DistillError as error:
@@ -122,9 +136,30 @@ def refuses_a_signal_it_does_not_provide(subject: Subject) -> None:
         raise AssertionError("an unknown signal was silently left out; raise SignalError")
 
 
+def writes_one_answer_per_request_in_order(subject: Subject) -> None:
+    """Ids come back in order; the same request is answered alike, alone or beside others; a repeated id is refused."""
+    if TEXT not in subject.provides().signals:
+        raise NotApplicable("does not write text")
+    teacher = subject.build()
+    own = getattr(teacher, "example_requests", None)
+    requests = [GenerationRequest(f"r{i}", prompt=text) for i, text in enumerate(PROMPTS)] if own is None else own()
+    parameters = GenerationParameters(max_new_tokens=4)
+    answers = list(teacher.generate(requests, parameters))
+    assert [answer.id for answer in answers] == [request.id for request in requests], "other ids than were asked"
+    assert all(isinstance(answer.text, str) for answer in answers), "an answer's text is no str"
+    alone = list(teacher.generate(requests[:1], parameters))
+    assert alone[0].text == answers[0].text, f"alone {alone[0].text!r}, beside others {answers[0].text!r}"
+    try:
+        list(teacher.generate([requests[0], requests[0]], parameters))
+    except DistillError as error:
+        assert requests[0].id in str(error), f"the error does not name the repeated id: {error}"
+    else:
+        raise AssertionError("two requests with one id were answered; raise DataError (unique_requests does)")
+
+
 def does_not_edit_the_batch(subject: Subject) -> None:
     teacher = subject.build()
-    batch = _batch(teacher)
+    batch = _batch(subject, teacher)
     before = (batch.input_ids_BT.clone(), batch.attention_mask_BT.clone(), batch.labels_BT.clone())
     _exact(subject, teacher, batch)
     after = (batch.input_ids_BT, batch.attention_mask_BT, batch.labels_BT)
@@ -139,5 +174,6 @@ CHECKS = (
     sampled_targets_have_weights_that_sum_to_one,
     hidden_states_lie_on_the_batch,
     refuses_a_signal_it_does_not_provide,
+    writes_one_answer_per_request_in_order,
     does_not_edit_the_batch,
 )

@@ -40,7 +40,7 @@ def selects(expression: Expression, markers: tuple[str, ...]) -> bool:
     return expression.evaluate(lambda name, **_: name in markers)
 
 
-OWN_LANE = {"aot", "browser", "interp", "nvcc"}
+OWN_LANE = {"aot", "browser", "interp", "nvcc", "server"}
 """Each of these markers names a lane, so a test has at most one of them."""
 
 

@@ -5,14 +5,25 @@ Legend: B sequences, T token positions, N rows, V head rows, D hidden.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill_core import taps
+from distill_core.completions import (
+    Completion,
+    GenerationParameters,
+    GenerationRequest,
+    GenerationTally,
+    request_seed,
+    unique_requests,
+)
 from distill_core.engine.head import HeadSpec, decoder_of, head_spec
 from distill_core.errors import SignalError, TrainingError, VocabularyError
 from distill_core.interfaces import VocabularyInfo
@@ -20,6 +31,7 @@ from distill_core.store import vocabulary_info
 from distill_core.types import Needs, RowTarget, SparseSpec, TeacherSignals, TokenBatch
 from distill_teachers.identity import directory_identity, model_identity
 from distill_teachers.options import HFOptions
+from distill_teachers.prompts import prompt_ids
 from distill_teachers.row_keys import row_keys
 from distill_teachers.sparse_targets import (
     LinearHead,
@@ -30,6 +42,7 @@ from distill_teachers.sparse_targets import (
     single_draws,
 )
 from distill_teachers.weights import Weights, choose_device, choose_dtype, find_weights, load_model, load_tokenizer
+from distill_teachers.writing import Draft, Writer
 
 DEFAULT_SUPPORT = 64
 """Entries of an exact target when the caller says nothing about sparsity."""
@@ -55,6 +68,7 @@ class HFTeacher:
     def __init__(self, options: HFOptions) -> None:
         self.options = options
         self.label = options.model or options.gguf_package or str(options.gguf_file)
+        self.tally = GenerationTally()
         self._given: tuple[Any, Any] | None = None
 
     @classmethod
@@ -174,7 +188,10 @@ class HFTeacher:
         """
         unknown = sorted(needs.signals - PROVIDED)
         if unknown:
-            raise SignalError(f"the teacher {self.label} cannot give {unknown}; it gives {sorted(PROVIDED)}")
+            raise SignalError(
+                f"the teacher {self.label} cannot give {unknown} for a batch; it gives {sorted(PROVIDED)}, and text by "
+                "generate()"
+            )
         home = batch.input_ids_BT.device
         batch = batch.to(self.device)
         self._check_batch(batch)
@@ -280,10 +297,63 @@ class HFTeacher:
         check_spec(sparse, valid_vocab=self.valid_vocab, label=self.label)
         return sparse
 
+    def generate(self, requests: Iterable[GenerationRequest], parameters: GenerationParameters) -> Iterator[Completion]:
+        """Write for every request, ``generation_batch`` at a time with one key-value cache; prompts of similar length
+        go together.
+
+        A request's random numbers depend on its id and the seed alone, so the batch it is in changes nothing but
+        rounding. Chat turns are written out with the tokenizer's template. ``tally`` counts tokens and time.
+
+        Raises:
+            SignalError: no chat template, an empty prompt, or a prompt that fills the context.
+        """
+        size = self.options.generation_batch
+        pending = unique_requests(requests)
+        while window := list(islice(pending, 8 * size)):
+            started_s = time.monotonic()
+            drafts = [self._draft(request, parameters) for request in window]
+            order = sorted(range(len(drafts)), key=lambda index: -len(drafts[index].prompt))
+            writer = Writer(self.model, self._tokenizer, valid_vocab=self.valid_vocab)
+            for start in range(0, len(order), size):
+                writer.write([drafts[index] for index in order[start : start + size]], parameters)
+            completions = [
+                Completion(
+                    id=request.id,
+                    text=writer.text(draft),
+                    finish_reason=draft.finish_reason,
+                    prompt_tokens=len(draft.prompt),
+                    completion_tokens=len(draft.ids),
+                    tokens=writer.tokens(draft) if parameters.top_logprobs else None,
+                )
+                for request, draft in zip(window, drafts, strict=True)
+            ]
+            self.tally.seconds += time.monotonic() - started_s
+            for completion in completions:
+                self.tally.add(completion)
+                yield completion
+
+    def _draft(self, request: GenerationRequest, parameters: GenerationParameters) -> Draft:
+        ids = prompt_ids(request, self._tokenizer, label=self.label)
+        room = parameters.max_new_tokens
+        limit_tokens = self._context_tokens
+        if limit_tokens is not None:
+            room = min(room, limit_tokens - len(ids))
+            if room < 1:
+                raise SignalError(
+                    f"request {request.id!r}: a prompt of {len(ids)} tokens leaves no room in the context of the "
+                    f"teacher {self.label}, {limit_tokens} tokens: shorten it"
+                )
+        return Draft(ids, request_seed(parameters.seed, request.id), room)
+
+    @property
+    def _context_tokens(self) -> int | None:
+        text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+        limit_tokens: int | None = getattr(text, "max_position_embeddings", None)
+        return limit_tokens
+
     def _check_batch(self, batch: TokenBatch) -> None:
         length_tokens = batch.input_ids_BT.shape[1]
-        text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
-        limit_tokens = getattr(text, "max_position_embeddings", None)
+        limit_tokens = self._context_tokens
         if limit_tokens is not None and length_tokens > limit_tokens:
             raise SignalError(
                 f"a sequence of {length_tokens} tokens does not fit the context of the teacher {self.label}, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from distill_core.errors import DistillError
 from distill_core.options import Options
@@ -35,6 +36,7 @@ class HFOptions(Options):
     cache_dir: str | None = Field(
         default=None, description="where converted GGUF models and downloads go; default: DISTILL_CACHE or ~/.cache"
     )
+    generation_batch: PositiveInt = Field(default=16, description="answers written at a time, with one cache")
 
     @model_validator(mode="after")
     def _one_place(self) -> HFOptions:
@@ -95,3 +97,40 @@ class StoreOptions(Options):
         from distill_core.store import StoreReader
 
         return StoreReader(Path(self.path).expanduser(), checksums=False).meta
+
+
+class AnswersOptions(Options):
+    """Options of ``answers``."""
+
+    path: str = Field(description="JSONL file: one object with id or prompt, and answer, per line")
+    id_field: str = Field(default="id", description="name of the field with the question's id")
+    prompt_field: str = Field(default="prompt", description="name of the field with the question's text")
+    answer_field: str = Field(default="answer", description="name of the field with the answer")
+
+    def problems(self) -> list[str]:
+        """A file that is not there."""
+        path = Path(self.path).expanduser()
+        return [] if path.is_file() else [f"path: there is no file {path}; give a JSONL file of answers"]
+
+    def files(self) -> list[str]:
+        """What a run reads of this machine."""
+        return [self.path]
+
+
+class VLLMOptions(Options):
+    """Options of ``vllm``."""
+
+    model: str = Field(description="directory or hub id")
+    revision: str | None = Field(default=None, description="hub revision: branch, tag or commit")
+    dtype: str = Field(default="auto", description="as vllm.LLM takes it")
+    top_logprobs: PositiveInt = Field(default=20, description="most log-probabilities listed per token")
+    engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of vllm.LLM, as they are")
+
+    def problems(self) -> list[str]:
+        """vLLM that is not installed."""
+        if importlib.util.find_spec("vllm") is None:
+            return [
+                "the teacher vllm needs the package vllm: pip install vllm (Linux, a supported GPU), or use the "
+                "teacher hf, or openai with a vLLM server"
+            ]
+        return []

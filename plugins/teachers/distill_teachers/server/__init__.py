@@ -1,0 +1,1 @@
+"""Talking to an OpenAI-compatible server: requests that are paid once, answers that are understood exactly."""
