@@ -193,6 +193,41 @@ class Filter(Protocol):
     def verdict(self, record: Mapping[str, Any]) -> str | None: ...
 
 
+class Transform(Protocol):
+    """Makes training records of a record, e.g. the tasks of a question with its rationale.
+
+    What is returned must be usable by the data stage; a ``document`` of its own is optional.
+    """
+
+    def transform(self, record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """None, one or several records; raises ``DataError`` for a record that lacks what it needs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a checker thinks of an answer.
+
+    Args:
+        score: from 0 (wrong) to 1 (right).
+        reason: why it is not 1, in a few words; empty where there is nothing to say.
+    """
+
+    score: float
+    reason: str = ""
+
+
+class Checker(Protocol):
+    """Judges an answer to the question of a record.
+
+    Optional: ``canonical(answer) -> str``, equal for answers that mean the same; for votes.
+    """
+
+    def check(self, record: Mapping[str, Any], answer: str) -> Verdict:
+        """Raises ``DataError`` where the record lacks what it needs to judge."""
+        ...
+
+
 @dataclass(frozen=True)
 class EvaluationContext:
     """What an evaluator is given for one model.
@@ -206,6 +241,7 @@ class EvaluationContext:
         is_teacher: True where ``model`` *is* the teacher.
         teacher_rows: True where every :class:`EvaluatedRows` carries the teacher's logits.
         teacher_missing: why it does not, for messages.
+        build: builds another component: ``ctx.build("checker", {"use": "numeric-answer"})``.
     """
 
     name: str
@@ -216,6 +252,7 @@ class EvaluationContext:
     is_teacher: bool = False
     teacher_rows: bool = False
     teacher_missing: str = "no teacher was given"
+    build: Callable[[str, Mapping[str, Any]], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -327,7 +364,32 @@ class RowEvaluator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SynthesisContext:
+    """Given to ``build(ctx)`` of a synthesizer before it makes records.
+
+    Args:
+        seed: the run's seed.
+        build: builds another component: ``ctx.build("checker", {"use": "numeric-answer"})``.
+        teacher: ``ctx.teacher(name)`` is a live teacher of the run file, loaded once; ``ctx.teacher(None)`` the first.
+        tokenizer: ``ctx.tokenizer()`` is the student's tokenizer, which makes the data.
+        say: prints a message beside the progress.
+    """
+
+    seed: int
+    build: Callable[[str, Mapping[str, Any]], Any]
+    teacher: Callable[[str | None], Any]
+    tokenizer: Callable[[], Any]
+    say: Callable[[str], None]
+
+
 class Synthesizer(Protocol):
-    """Makes or selects a data set; yields records like a source, with provenance."""
+    """Makes or selects a data set; yields records like a source, with provenance.
+
+    ``directory`` is its own: what it keeps there survives an interruption, after which it is called again. One that
+    asks a teacher declares what it needs of it (``signals=("text",)`` for one that must write); an option ``teacher``
+    names which one. Optional: ``build(ctx)`` with a :class:`SynthesisContext`, and ``summary()``, plain data about what
+    was made, kept with the stage.
+    """
 
     def synthesize(self, source: Iterable[Mapping[str, Any]], directory: Path) -> Iterator[dict[str, Any]]: ...

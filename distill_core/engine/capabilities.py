@@ -38,7 +38,11 @@ Components = Mapping[Location, Any]
 
 def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
     """Every mismatch between the parts; components that could not be resolved are passed over."""
-    problems = [*_teacher_problems(config), *_capture_problems(config, components)]
+    problems = [
+        *_teacher_problems(config),
+        *_synthesis_problems(config, components),
+        *_capture_problems(config, components),
+    ]
     if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
         count = len(config.all_teachers)
         problems.append(
@@ -62,6 +66,35 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
     for name in config.compare:
         if name in ("student", "teacher"):
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
+
+
+def _synthesis_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """A synthesizer that asks a teacher: is there one, and can it give that?"""
+    at: Location = ("synthesize",)
+    component = components.get(at)
+    wanted = frozenset() if component is None else component.entry.needs(component.options).signals
+    if component is None or not wanted:
+        return
+    name = getattr(component.options, "teacher", None)
+    if not config.all_teachers:
+        yield Problem(at, f"{component.entry.id} needs a teacher ({_listed(wanted)}): add a `teacher:` section")
+        return
+    if name is not None and name not in config.all_teachers:
+        hint = suggestion(name, config.all_teachers, what="teachers of this file")
+        yield Problem((*at, "teacher"), f"no teacher is called {name!r}{hint}")
+        return
+    name = next(iter(config.all_teachers)) if name is None else name
+    single = name == "teacher" and config.teacher is not None
+    teacher = components.get(("teacher",) if single else ("teachers", name))
+    if teacher is None:
+        return
+    given = teacher.entry.provides(teacher.options).signals
+    if wanted - given:
+        yield Problem(
+            at,
+            f"{component.entry.id} needs {_listed(wanted - given)}, but the teacher {teacher.entry.id} gives "
+            f"{_listed(given)}: name a teacher that can (`distill plugins list` shows all)",
+        )
 
 
 def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:

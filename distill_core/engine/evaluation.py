@@ -234,6 +234,7 @@ class _Stage:
             is_teacher=one.is_teacher,
             teacher_rows=self.teacher_name is not None,
             teacher_missing=self.teacher_missing,
+            build=self.registry.build,
         )
 
     def measure(self) -> tuple[dict[str, list[tuple[str, Measurement]]], list[dict[str, str]], int]:

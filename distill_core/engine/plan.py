@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = ("synthesize", "data", "student", "capture", "train", "evaluate", "report")
 
-RESUMABLE = ("capture", "train")
+RESUMABLE = ("synthesize", "capture", "train")
 """Stages that go on where they were interrupted; the others are short and start over."""
 
 _NO_EFFECT = ("keep_checkpoints", "trackers")
@@ -121,7 +121,13 @@ class PartsOf:
 
     def synthesize(self) -> Parts:
         source = self._source("train")
-        return {**source, **self._component(("synthesize",)), **self._seed(), **_code()}
+        at: Location = ("synthesize",)
+        parts = {**source, **self._component(at), **self._seed(), **_code()}
+        options = self.components[at].options
+        if self.components[at].entry.needs(options).signals:
+            named = getattr(options, "teacher", None)
+            parts.update(self._teachers(list(self.config.all_teachers)[:1] if named is None else [named]))
+        return parts
 
     def data(self, split: str) -> Parts:
         section = getattr(self.config.data, split)
@@ -133,6 +139,8 @@ class PartsOf:
             parts.update(self._source(split))
         for index in range(len(section.filters)):
             parts.update(self._component(("data", split, "filters", index)))
+        for index in range(len(section.transforms)):
+            parts.update(self._component(("data", split, "transforms", index)))
         return {**parts, **self._tokenizer(), **_code()}
 
     def student(self) -> Parts:
@@ -205,9 +213,13 @@ class PartsOf:
         options = resolved.options.model_dump(mode="json")
         parts: Parts = {f"{path}.use": resolved.entry.id, f"{path} (version)": resolved.entry.version}
         parts.update(flat(path, options) if options else ())
-        for place, other in self.components.items():  # schedules of its weight and options
+        for place, other in self.components.items():  # schedules of its weight, components in its options
             if len(place) == len(at) + 1 and place[: len(at)] == at:
                 parts[f"{path_text(place)} (version)"] = f"{other.entry.id} {other.entry.version}"
+                if other.entry.component.kind == "source":
+                    given = other.options.model_dump(mode="json", exclude_unset=True)
+                    source = self.registry.build("source", {"use": other.entry.id, **given})
+                    parts[f"{path_text(place)} (content)"] = source.fingerprint()
         return parts
 
     def _source(self, split: str) -> Parts:

@@ -26,6 +26,8 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
     config = context.config
     assert config.synthesize is not None
     synthesizer = context.registry.build("synthesizer", config.synthesize)
+    if hasattr(synthesizer, "build"):
+        synthesizer.build(_synthesis_context(context))
     source = context.registry.build("source", config.data.train.source)
     directory = context.path(stage.name)
     count = 0
@@ -39,7 +41,20 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
             task.advance(1)
         if not count:
             raise DataError(f"the synthesizer {config.synthesize.use} made no record: check its options and its source")
-    return {"records": count}
+    summary = getattr(synthesizer, "summary", None)
+    return {"records": count, **(summary() if callable(summary) else {})}
+
+
+def _synthesis_context(context: RunContext) -> Any:
+    from distill_core.interfaces import SynthesisContext
+
+    return SynthesisContext(
+        seed=context.config.seed,
+        build=context.registry.build,
+        teacher=context.teacher,
+        tokenizer=context.tokenizer,
+        say=context.progress.say,
+    )
 
 
 class SynthesizedRecords:

@@ -1,0 +1,1 @@
+"""Weights of rows: which rows of an objective count, and how much."""
