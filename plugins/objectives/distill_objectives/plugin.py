@@ -41,6 +41,22 @@ _DIVERGENCES = (
     ),
 )
 
+_ROW_WEIGHTS = (
+    (
+        "domains",
+        "a weight by the record's domain, e.g. of the label and the rationale task",
+        "domains:Domains",
+        "DomainsOptions",
+    ),
+    (
+        "progressive-steps",
+        "the last steps of a rationale count first, earlier ones join over training",
+        "progressive_steps:ProgressiveSteps",
+        "ProgressiveStepsOptions",
+    ),
+)
+"""Name, summary, target, options model."""
+
 _SCHEDULES = (
     ("constant", "the same value at every step", "Constant", "ConstantOptions"),
     ("linear", "from start to end along a straight line", "Linear", "RampOptions"),
@@ -90,6 +106,16 @@ def distill_components() -> Sequence[Component]:
             targets=(),
         )
     )
+    for name, summary, target, options in _ROW_WEIGHTS:
+        components.append(
+            component(
+                "row-weight",
+                name,
+                f"distill_objectives.row_weights.{target}",
+                summary=summary,
+                options=f"distill_objectives.row_weights.options:{options}",
+            )
+        )
     for name, summary, attribute, options in _SCHEDULES:
         components.append(
             component(

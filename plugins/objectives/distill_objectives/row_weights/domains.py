@@ -20,8 +20,8 @@ class Domains:
         """[N] weights, float32. Raises ``TrainingError`` where the data names no domains."""
         if not any(batch.domains):
             raise TrainingError(
-                f"row weights by domain ({', '.join(self.options.weights)}), but no record of the batch has a `domain`: "
-                "name them in the data, or leave row_weights out"
+                f"row weights by domain ({', '.join(self.options.weights)}), but no record of the batch has a "
+                "`domain`: name them in the data, or leave row_weights out"
             )
         weights = [self.options.weights.get(domain, self.options.default) for domain in batch.domains]
         return torch.tensor(weights, device=rows.sequence_N.device)[rows.sequence_N]
