@@ -11,6 +11,9 @@ import torch
 
 from benchmarks.case import Run
 
+TURN_S = 0.02
+"""Seconds that a turn of a fast rival takes at least."""
+
 
 @dataclass
 class Timing:
@@ -21,25 +24,34 @@ class Timing:
 
 
 def interleave(rivals: Mapping[str, Run], *, rounds: int, seconds_each: float) -> dict[str, Timing]:
-    """One warm-up each, then `rounds` rounds in which every rival runs once, so that drift hits all alike.
+    """Two warm-ups each, then `rounds` rounds in which every rival has its turn, so that drift hits all alike.
 
-    A rival whose measured calls have taken `seconds_each` seconds leaves after that round; the warm-up, which may
-    compile, does not count.
+    A turn is one call, or as many as take `TURN_S` seconds by the second warm-up, and counts as their mean: a call of
+    less than a millisecond says little by itself. A rival whose turns have taken `seconds_each` seconds leaves after
+    that round; the warm-ups, of which the first may compile, do not count.
     """
     timings = {name: Timing() for name in rivals}
     spent_s = dict.fromkeys(rivals, 0.0)
-    for run in rivals.values():
-        run()
+    calls = {name: _calls_of_a_turn(run) for name, run in rivals.items()}
     for number in range(rounds):
         for name, run in rivals.items():
             if number > 0 and spent_s[name] >= seconds_each:
                 continue
             start, cpu_start = time.perf_counter(), time.process_time()
-            run()
-            timings[name].cpu_s.append(time.process_time() - cpu_start)
-            timings[name].wall_s.append(time.perf_counter() - start)
-            spent_s[name] += timings[name].wall_s[-1]
+            for _ in range(calls[name]):
+                run()
+            cpu_s, wall_s = time.process_time() - cpu_start, time.perf_counter() - start
+            timings[name].cpu_s.append(cpu_s / calls[name])
+            timings[name].wall_s.append(wall_s / calls[name])
+            spent_s[name] += wall_s
     return timings
+
+
+def _calls_of_a_turn(run: Run) -> int:
+    run()
+    start = time.perf_counter()
+    run()
+    return max(1, int(TURN_S / max(time.perf_counter() - start, 1e-6)))
 
 
 def memory(run: Run) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -39,6 +40,18 @@ class ComponentRef(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+def _names_an_aligner(value: Any) -> Any:
+    if value == "align":
+        raise ValueError(
+            "align says not how: name an aligner, vocabulary: {use: ...}; `distill plugins list` shows them"
+        )
+    return value
+
+
+VocabularyPolicy = Annotated[Literal["error", "truncate"] | ComponentRef, BeforeValidator(_names_an_aligner)]
+"""What to do when teacher and student vocabularies differ."""
 
 
 class ObjectiveRef(ComponentRef):
@@ -156,8 +169,10 @@ class TrainConfig(Section):
         description="store: signals captured before; live: the teacher answers in each step; none: no teacher",
     )
     store: str = Field(default="main", description="name of the capture to read when teacher: store")
-    vocabulary: Literal["error", "truncate", "align"] = Field(
-        default="error", description="what to do when teacher and student vocabularies differ"
+    vocabulary: VocabularyPolicy = Field(
+        default="error",
+        description="what to do when teacher and student vocabularies differ: refuse, keep the common ids, or "
+        "`{use: <aligner>}`",
     )
     sparse: CaptureConfig | None = Field(default=None, description="sparsity of a live teacher; default: topk 64")
     aggregate: ComponentRef | None = Field(
@@ -212,6 +227,7 @@ class TrainOverrides(Section):
 
     teacher: Literal["store", "live", "none"] | None = Field(default=None, description="as in train")
     store: str | None = Field(default=None, description="as in train")
+    vocabulary: VocabularyPolicy | None = Field(default=None, description="as in train")
     sparse: CaptureConfig | None = Field(default=None, description="as in train; null: the default")
     aggregate: ComponentRef | None = Field(default=None, description="as in train; null: none")
     rollout: ComponentRef | None = Field(default=None, description="as in train; null: the data's own sequences")

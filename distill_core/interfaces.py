@@ -40,6 +40,7 @@ class BuildContext:
         teacher: the live teacher, None where signals come from a store or there is none.
         directory: where this training writes; what is kept there survives an interruption.
         rank, world_size: this process among all.
+        rollout: the built rollout that writes the sequences of each step, None where they are the data's own.
     """
 
     student: nn.Module
@@ -52,6 +53,7 @@ class BuildContext:
     directory: Path | None = None
     rank: int = 0
     world_size: int = 1
+    rollout: Any = None
 
 
 class StepContext(Protocol):
@@ -108,8 +110,8 @@ class RowObjective(Protocol):
     ``build(ctx)``, ``on_step_end(ctx)``, ``parameters()``, ``state_dict()`` / ``load_state_dict()``, ``exported``;
 
     - ``prepare(batch, signals, rows) -> Mapping[str, Tensor]``: called once per micro-batch before the pass, with all
-      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N] tensors, without
-      gradient, come back cut to the chunk as ``rows.extra``.
+      its rows, for what needs more than a chunk of them (returns along a sequence, ranks). Its [N, ...] tensors,
+      without gradient, come back cut to the chunk as ``rows.extra``.
     - ``student_support``: an int k. ``rows`` is then given the student's exact distribution on *its own* k most likely
       tokens, chosen without gradient, instead of the target's support.
     """
@@ -136,7 +138,8 @@ class Rollout(Protocol):
     log-probabilities) goes into ``per_token``, where a sequence comes from into ``per_sequence``. Random numbers depend
     on ``ctx.seed``, the step and the rank alone, so a resumed run writes what an uninterrupted one would have written.
 
-    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``.
+    Optional: ``build(ctx)``, ``on_step_end(ctx)``, ``state_dict()`` / ``load_state_dict(state)``, and ``metrics()``,
+    numbers by name of the last step, which go into its line of ``metrics.jsonl`` (``reported``).
     """
 
     def batches(self, step: int, batches: Sequence[TokenBatch]) -> Sequence[TokenBatch]:
@@ -157,6 +160,35 @@ class Aggregator(Protocol):
         ``targets``: every teacher's exact target by name, all on the same ``ids_NK``. What else is known of the
         teachers (their disagreement) may come as ``extra``, one [N] tensor by name.
         """
+        ...
+
+
+class Alignment(Protocol):
+    """Two tokenizers compared, by an :class:`Aligner`."""
+
+    def signals(
+        self, teacher: Teacher, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None
+    ) -> TeacherSignals:
+        """What the teacher says of the batch's text, at the student's rows and in the student's token ids.
+
+        ``batch`` is the student's. A row the teacher cannot be asked about has no entry (all ids -1) and all its mass
+        in the tail: no loss and no gradient in any divergence. Raises ``SignalError`` for what cannot be given.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One clause for the log: how much the vocabularies have in common."""
+        ...
+
+
+class Aligner(Protocol):
+    """Lets a teacher with another tokenizer speak to the student (``train.vocabulary: {use: ...}``).
+
+    Its component's ``provides`` says which signals, kinds of target and temperatures survive the translation.
+    """
+
+    def between(self, teacher_tokenizer: Any, student_tokenizer: Any) -> Alignment:
+        """Raises ``VocabularyError`` for tokenizers that it cannot read."""
         ...
 
 

@@ -281,8 +281,8 @@ class RowInfo:
         position_N: int64 position in the sequence.
         step: optimizer step, from 0.
         total_steps: optimizer steps of the whole run.
-        extra: numbers per row by name, [N]: the batch's ``per_token`` and ``per_sequence``, and what the objective's
-            own ``prepare`` returned.
+        extra: numbers per row by name, [N, ...]: the batch's ``per_token`` and ``per_sequence``, and what the
+            objective's own ``prepare`` returned.
     """
 
     labels_N: Tensor

@@ -7,10 +7,19 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
-from distill_core.engine.supply import SAMPLED_METHODS, Supply, captured_teachers, located_captures, supply_of
+from distill_core.engine.supply import (
+    SAMPLED_METHODS,
+    Supply,
+    aligner_of,
+    captured_teachers,
+    located_captures,
+    readers_of,
+    supply_of,
+)
 from distill_core.plugin import Needs, Provides
 
 
@@ -41,6 +50,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
     problems = [
         *_teacher_problems(config),
         *_synthesis_problems(config, components),
+        *_writer_problems(config, components),
         *_capture_problems(config, components),
     ]
     if config.student.init.from_teacher is not None and len(config.all_teachers) != 1:
@@ -53,7 +63,8 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         )
     seen: set[tuple[Location, str]] = set()
     for name, training in config.trainings().items():
-        for problem in _training_problems(name, training, config, components):
+        found = [*_training_problems(name, training, config, components)]
+        for problem in [*found, *_aligner_problems(name, training, config, components)]:
             if (problem.location, problem.message) not in seen:
                 seen.add((problem.location, problem.message))
                 problems.append(problem)
@@ -69,32 +80,49 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
 
 
 def _synthesis_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
-    """A synthesizer that asks a teacher: is there one, and can it give that?"""
+    """A synthesizer that asks one of the teachers: is it there, and can it give that?"""
     at: Location = ("synthesize",)
     component = components.get(at)
     wanted = frozenset() if component is None else component.entry.needs(component.options).signals
     if component is None or not wanted:
         return
     name = getattr(component.options, "teacher", None)
-    if not config.all_teachers:
-        yield Problem(at, f"{component.entry.id} needs a teacher ({_listed(wanted)}): add a `teacher:` section")
-        return
-    if name is not None and name not in config.all_teachers:
+    if name is not None and config.all_teachers and name not in config.all_teachers:
         hint = suggestion(name, config.all_teachers, what="teachers of this file")
         yield Problem((*at, "teacher"), f"no teacher is called {name!r}{hint}")
         return
-    name = next(iter(config.all_teachers)) if name is None else name
-    single = name == "teacher" and config.teacher is not None
-    teacher = components.get(("teacher",) if single else ("teachers", name))
-    if teacher is None:
-        return
-    given = teacher.entry.provides(teacher.options).signals
-    if wanted - given:
+    gives = {}
+    for one in config.all_teachers:
+        single = one == "teacher" and config.teacher is not None
+        teacher = components.get(("teacher",) if single else ("teachers", one))
+        if teacher is None:
+            return
+        gives[one] = teacher.entry.provides(teacher.options).signals
+    asked = next(iter(gives), None) if name is None else name
+    able = [one for one, signals in gives.items() if wanted <= signals]
+    if asked is not None and able and asked not in able:
         yield Problem(
             at,
-            f"{component.entry.id} needs {_listed(wanted - given)}, but the teacher {teacher.entry.id} gives "
-            f"{_listed(given)}: name a teacher that can (`distill plugins list` shows all)",
+            f"{component.entry.id} asks the teacher {asked!r}, which gives {_listed(gives[asked])}, for "
+            f"{_listed(wanted)}: name one that can with `teacher: {able[0]}`",
         )
+
+
+def _writer_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """Synthesizers, rollouts and others that ask for written text need a teacher that writes."""
+    places = [("teacher",)] if config.teacher is not None else [("teachers", name) for name in config.teachers or ()]
+    teachers = [components[place] for place in places if place in components]
+    given = {teacher.entry.id: teacher.entry.provides(teacher.options).signals for teacher in teachers}
+    if len(teachers) < len(places) or any(TEXT in signals for signals in given.values()):
+        return
+    for location, component in components.items():
+        if (
+            component.entry.component.kind == "objective"
+            or TEXT not in component.entry.needs(component.options).signals
+        ):
+            continue
+        found = "; ".join(f"{name} gives {_listed(signals)}" for name, signals in given.items()) or "the file has none"
+        yield Problem(location, f"{component.entry.id} needs a teacher that writes text ({TEXT}): {found}")
 
 
 def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
@@ -222,6 +250,44 @@ def _training_problems(
         place = home if changed and not own_objectives else location
         who = component.entry.id if place == location else f"{component.entry.id} ({path_text(location)})"
         yield from _fit(place, who, component.options, needs, supply)
+
+
+def _aligner_problems(name: str, training: TrainConfig, config: RunConfig, components: Components) -> Iterator[Problem]:
+    """Does what is captured or asked for survive the aligner that this training names?"""
+    found = aligner_of(name, training, config, components)
+    if found is None or training.teacher == "none":
+        return
+    at, aligner = found
+    provides = aligner.entry.provides(aligner.options)
+    asked: list[tuple[Location, CaptureConfig]] = []
+    if training.teacher == "live" and training.sparse is not None:
+        asked.append((("train", "sparse"), training.sparse))
+    for place, capture in located_captures(config):
+        readers = readers_of(capture.name, config)
+        if name not in readers:
+            continue
+        asked.append((place, capture))
+        others = [other for other, reader in readers.items() if reader.vocabulary != training.vocabulary]
+        if others:
+            yield Problem(
+                at,
+                f"the capture {capture.name!r} is made through the aligner {aligner.entry.id}, but {', '.join(others)} "
+                "reads it with another `vocabulary`: give each a capture of its own",
+            )
+    for place, sparsity in asked:
+        kind = "sampled" if sparsity.method in SAMPLED_METHODS else "exact"
+        if kind not in provides.targets:
+            yield Problem(
+                (*place, "method"),
+                f"{sparsity.method} draws a sample, but the aligner {aligner.entry.id} translates "
+                f"{_listed(provides.targets)} targets alone: use method: topk",
+            )
+        missing = _missing(tuple(sparsity.temperatures), provides.temperatures)
+        if missing:
+            yield Problem(
+                (*place, "temperatures"),
+                f"the aligner {aligner.entry.id} answers at {list(provides.temperatures or ())}, not at {missing}",
+            )
 
 
 def _aggregate_problems(

@@ -1,7 +1,8 @@
 """What lives beside the student while it trains: a live teacher that changes with it, a rollout.
 
 Each may have ``build(ctx)`` before the first step, ``on_step_end(ctx)`` after each, and a state that goes into every
-checkpoint: ``state_dict()`` of tensors and plain numbers, and ``load_state_dict(state)``.
+checkpoint: ``state_dict()`` of tensors and plain numbers, and ``load_state_dict(state)``. ``metrics()`` gives numbers
+of the last step, by name.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ class Companions:
         for member in self.members.values():
             if hasattr(member, "on_step_end"):
                 member.on_step_end(StepContext(step, total_steps))
+
+    def metrics(self) -> dict[str, float]:
+        """What those report of the last step, as ``role.name``."""
+        return {
+            f"{role}.{name}": float(value)
+            for role, member in self.members.items()
+            if hasattr(member, "metrics")
+            for name, value in member.metrics().items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """State of those that have one, by role."""

@@ -97,7 +97,12 @@ def evaluate(
     if n_sequences == 0:
         raise DataError(f"the held-out set {data.directory} has no sequences: check data.eval and its filters")
     loaded = {name: _load(name, target) for name, target in models.items()}
-    stage = _Stage(loaded, teacher, data, config, registry, progress, n_sequences)
+    foreign = _teacher_of_another_tokenizer(loaded, teacher)
+    if foreign:
+        loaded = {name: one for name, one in loaded.items() if not one.is_teacher}
+        if progress is not None:
+            progress.say(f"evaluate: {foreign}")
+    stage = _Stage(loaded, teacher, data, config, registry, progress, n_sequences, foreign)
     measured, not_measured, rows = stage.measure()
     if rows == 0:
         raise DataError(f"no token of the held-out set {data.directory} is to be predicted: check its labels")
@@ -123,7 +128,7 @@ def evaluate(
         confidence=config.confidence,
     )
     warning = statistics.few_documents_warning(results["data"]["documents"])
-    results["warnings"] = [warning] if warning else []
+    results["warnings"] = [sentence for sentence in (warning, foreign) if sentence]
     results["efficiency"] = _efficiency(loaded, progress) if measure_speed else None
     results["generations"] = _generations(loaded, prompts, max_new_tokens, progress)
     directory.mkdir(parents=True, exist_ok=True)
@@ -154,6 +159,20 @@ def _load(name: str, target: EvaluationTarget) -> _Loaded:
     return _Loaded(model.eval(), tokenizer, target.is_teacher, source, _bytes_on_disk(Path(source)))
 
 
+def _teacher_of_another_tokenizer(loaded: Mapping[str, _Loaded], teacher: Teacher | None) -> str:
+    """Why the teacher is left out: the rows that are judged are of the students' tokens; empty if it is not."""
+    own = {vocabulary_info(one.tokenizer).fingerprint for one in loaded.values() if not one.is_teacher}
+    theirs = {vocabulary_info(one.tokenizer).fingerprint for one in loaded.values() if one.is_teacher}
+    if not theirs and teacher is not None:
+        theirs = {teacher.vocabulary().fingerprint}
+    if not theirs or len(own) != 1 or theirs <= own:
+        return ""
+    return (
+        "the teacher has another tokenizer than the students, so its distribution is over other tokens at other rows: "
+        "it is not measured, nor what compares with it (fidelity); bits_per_byte compares across tokenizers"
+    )
+
+
 def _bytes_on_disk(directory: Path) -> int | None:
     """Size of the weight files; None where the source is not a local directory."""
     files = [path for pattern in ("*.safetensors", "*.bin", "*.gguf") for path in directory.glob(pattern)]
@@ -172,8 +191,10 @@ class _Stage:
         registry: Any,
         progress: Any,
         n_sequences: int,
+        foreign_teacher: str = "",
     ) -> None:
-        self.loaded, self.teacher, self.data = loaded, teacher, data
+        self.loaded, self.teacher, self.data = loaded, None if foreign_teacher else teacher, data
+        self.foreign_teacher = foreign_teacher
         self.config, self.registry, self.progress = config, registry, progress
         self.n_sequences = n_sequences
         self.vocabulary = self._one_vocabulary()
@@ -201,7 +222,7 @@ class _Stage:
         if names:
             return names[0], ""
         if self.teacher is None:
-            return None, "no teacher was given"
+            return None, self.foreign_teacher or "no teacher was given"
         model = getattr(self.teacher, "model", None)
         if model is None:
             return None, f"the teacher {self.teacher.identity()} has no model here that could give it"

@@ -203,10 +203,10 @@ class ObjectivePass:
         with torch.no_grad():
             values = dict(prepare(self.batch, self._signals(one), info))
         for name, value_N in values.items():
-            if tuple(value_N.shape) != (len(info.labels_N),):
+            if value_N.shape[:1] != (len(info.labels_N),):
                 raise TrainingError(
                     f"objective {one.name}: prepare() returned {name!r} of shape {list(value_N.shape)}; expected one "
-                    f"number per row, shape [{len(info.labels_N)}]"
+                    f"entry per row, shape [{len(info.labels_N)}] or [{len(info.labels_N)}, ...]"
                 )
         return replace(info, extra={**info.extra, **values})
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_core import __version__
-from distill_core.config import RunConfig, TrainConfig
+from distill_core.config import ComponentRef, RunConfig, TrainConfig
 from distill_core.engine.file_hashes import FileHashes
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
-from distill_core.engine.supply import captured_teachers
+from distill_core.engine.supply import captured_teachers, readers_of
 from distill_core.engine.validate import TRAINING_PARTS
 
 if TYPE_CHECKING:
@@ -156,16 +156,21 @@ class PartsOf:
         path = "capture" if len(self.config.captures) == 1 else f"capture {capture.name}"
         options = capture.model_dump(mode="json", exclude={"name", "teachers"})
         teachers = self._teachers(captured_teachers(capture, self.config))
-        return {**dict(flat(path, options)), **teachers, **self._seed(), **_code()}
+        parts: Parts = {**dict(flat(path, options)), **teachers, **self._seed(), **_code()}
+        for training in readers_of(capture.name, self.config).values():
+            if isinstance(training.vocabulary, ComponentRef):
+                parts.update(self._component(self._part_at(training, "vocabulary")))
+        return parts
 
     def train(self, training: TrainConfig) -> Parts:
         unread = {"none": {"store", "vocabulary", "sparse"}, "store": {"sparse"}, "live": {"store"}}[training.teacher]
         if training.eval_steps is None:
             unread |= {"eval_sequences"}
-        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives", *TRAINING_PARTS})
+        named = {field for field in TRAINING_PARTS if not isinstance(getattr(training, field), str)}
+        options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives", *named})
         parts: Parts = {**dict(flat("train", options)), **self._seed(), **_code()}
         parts.update(flat("student", self.config.student.model_dump(mode="json", exclude={"init"})))
-        for field in TRAINING_PARTS:
+        for field in named - unread:
             if getattr(training, field) is not None:
                 parts.update(self._component(self._part_at(training, field)))
         at = self._objectives_at(training)

@@ -178,10 +178,12 @@ def store_directories(context: RunContext, name: str) -> list[Path]:
 
 def _policy_of_readers(context: RunContext, store: str) -> Any:
     """What the trainings that read a capture say about vocabularies; the strictest where they differ."""
-    readers = [
-        t.vocabulary for t in context.config.trainings().values() if t.teacher == "store" and store in t.sources_read
-    ]
-    return readers[0] if len(set(readers)) == 1 else "error"
+    from distill_core.engine.supply import readers_of
+    from distill_core.engine.vocabulary import chosen_policy
+
+    said = [training.vocabulary for training in readers_of(store, context.config).values()]
+    agreed = bool(said) and all(one == said[0] for one in said)
+    return chosen_policy(said[0], context.registry) if agreed else "error"
 
 
 def train(context: RunContext, stage: Stage) -> Notes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from distill_core.config import CaptureConfig, RunConfig, TrainConfig
+from distill_core.config import CaptureConfig, ComponentRef, RunConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.plugin import Provides
@@ -49,6 +49,23 @@ def captured_teachers(capture: CaptureConfig, config: RunConfig) -> list[str]:
     return list(config.all_teachers) if capture.teachers is None else list(capture.teachers)
 
 
+def readers_of(capture: str, config: RunConfig) -> dict[str, TrainConfig]:
+    """The trainings that read a capture, by name."""
+    trainings = config.trainings().items()
+    return {name: one for name, one in trainings if one.teacher == "store" and capture in one.sources_read}
+
+
+def aligner_of(
+    name: str, training: TrainConfig, config: RunConfig, components: Mapping[Location, Any]
+) -> tuple[Location, Any] | None:
+    """The aligner a training names, resolved, and where; None where it names none or it could not be resolved."""
+    if not isinstance(training.vocabulary, ComponentRef):
+        return None
+    own = name in config.compare and config.compare[name].vocabulary is not None
+    at: Location = ("compare", name, "vocabulary") if own else ("train", "vocabulary")
+    return None if at not in components else (at, components[at])
+
+
 def supply_of(
     name: str, training: TrainConfig, config: RunConfig, components: Mapping[Location, Any], *, source: str | None
 ) -> Supply | Problem:
@@ -73,7 +90,9 @@ def supply_of(
             f"is none, but an objective ({objectives}) needs a teacher: use store or live, or cross-entropy alone",
         )
     if training.teacher == "live":
-        return _live(place("teacher"), training, config, components, source)
+        supply = _live(place("teacher"), training, config, components, source)
+        found = aligner_of(name, training, config, components)
+        return supply if found is None or isinstance(supply, Problem) else _translated(supply, found[1])
     return _stored(place("store"), training, config, source)
 
 
@@ -101,6 +120,17 @@ def _stored(at: Location, training: TrainConfig, config: RunConfig, source: str 
         live=False,
         mixed=mixed,
     )
+
+
+def _translated(supply: Supply, aligner: Any) -> Supply:
+    """What is left of a live teacher's signals when an aligner passes them on."""
+    provides = aligner.entry.provides(aligner.options)
+    temperatures = supply.temperatures
+    if provides.temperatures is not None:
+        kept = provides.temperatures if temperatures is None else temperatures
+        temperatures = tuple(t for t in kept if t in provides.temperatures)
+    what = f"{supply.what} through the aligner {aligner.entry.id}"
+    return replace(supply, what=what, signals=provides.signals, temperatures=temperatures)
 
 
 def _live(

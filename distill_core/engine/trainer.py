@@ -295,8 +295,8 @@ class DistillTrainer(Trainer):
             "tokens": totals.tokens,
             "tokens_per_s": totals.tokens / max(totals.seconds, 1e-9),
         }
-        if totals.reported:
-            line["reported"] = totals.reported
+        if reported := {**totals.reported, **self.companions.metrics()}:
+            line["reported"] = reported
         self.objectives.step_ended(step, self.state.max_steps)
         self.companions.step_ended(step, self.state.max_steps)
         held_out = self.held_out

@@ -30,7 +30,7 @@ from distill_core.engine.progress import Progress
 from distill_core.engine.sources import OWN, Sources
 from distill_core.engine.student import load_student, without_progress_bars
 from distill_core.engine.trainer import DistillTrainer, HeldOut, Recording
-from distill_core.engine.vocabulary import with_vocabulary
+from distill_core.engine.vocabulary import chosen_policy, with_vocabulary
 from distill_core.errors import TrainingError
 from distill_core.interfaces import BuildContext, Teacher
 from distill_core.types import SparseSpec
@@ -129,11 +129,13 @@ def train(
         directory=directory,
         rank=arguments.process_index,
         world_size=arguments.world_size,
+        rollout=rollout,
     )
     companions.build(context)
     _build_objectives(model, objectives, context, Sources(teacher, named))
     rows = int(base_model(model).get_output_embeddings().weight.shape[0])
-    reads = partial(with_vocabulary, tokenizer=tokenizer, student_rows=rows, policy=config.vocabulary)
+    policy = chosen_policy(config.vocabulary, registry)
+    reads = partial(with_vocabulary, tokenizer=tokenizer, student_rows=rows, policy=policy)
     sources, vocabulary = Sources(teacher, named).understood(
         objectives.sources, lambda one: reads(one, teacher_tokenizer=teacher_tokenizer if one is teacher else None)
     )

@@ -90,8 +90,8 @@ def _line(raw: RawRunFile, location: Location) -> int:
     return known[0] if known else 0
 
 
-TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator"}
-"""Fields of a training that name a component, and its kind."""
+TRAINING_PARTS = {"rollout": "rollout", "aggregate": "aggregator", "vocabulary": "aligner"}
+"""Fields of a training that name a component, and its kind; ``vocabulary`` may be a word instead."""
 
 
 def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]]:
@@ -109,15 +109,15 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
             yield ("data", split, "transforms", index), "transform", ref
     if config.synthesize is not None:
         yield ("synthesize",), "synthesizer", config.synthesize
-    for field in ("rollout", "aggregate"):
-        if (ref := getattr(config.train, field)) is not None:
-            yield ("train", field), TRAINING_PARTS[field], ref
+    for field, kind in TRAINING_PARTS.items():
+        if isinstance(ref := getattr(config.train, field), ComponentRef):
+            yield ("train", field), kind, ref
     for index, objective in enumerate(config.train.objectives):
         yield from _objective(("train", "objectives", index), objective)
     for name, overrides in config.compare.items():
-        for field in ("rollout", "aggregate"):
-            if (ref := getattr(overrides, field)) is not None:
-                yield ("compare", name, field), TRAINING_PARTS[field], ref
+        for field, kind in TRAINING_PARTS.items():
+            if isinstance(ref := getattr(overrides, field), ComponentRef):
+                yield ("compare", name, field), kind, ref
         for index, objective in enumerate(overrides.objectives or ()):
             yield from _objective(("compare", name, "objectives", index), objective)
     for index, ref in enumerate(config.evaluate.evaluators):

@@ -16,12 +16,35 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from distill_core.config import ComponentRef
 from distill_core.errors import VocabularyError
-from distill_core.interfaces import Teacher, VocabularyInfo
+from distill_core.interfaces import Aligner, Teacher, VocabularyInfo
 from distill_core.store import vocabulary_info
 from distill_core.types import Needs, RowTarget, SparseSpec, TeacherSignals, TokenBatch
 
-Policy = Literal["error", "truncate", "align"]
+Policy = Literal["error", "truncate"]
+
+
+@dataclass(frozen=True)
+class NamedAligner:
+    """A policy of its own: vocabularies that differ are aligned.
+
+    Args:
+        name: the component with its options, for messages and for the identity of what is captured through it.
+        aligner: the component.
+    """
+
+    name: str
+    aligner: Aligner
+
+
+def chosen_policy(setting: str | ComponentRef, registry: Any) -> Policy | NamedAligner:
+    """``train.vocabulary`` as a policy; builds the aligner where it names one."""
+    if isinstance(setting, ComponentRef):
+        options = ", ".join(f"{name}={value}" for name, value in sorted(setting.options.items()))
+        return NamedAligner(f"{setting.use}({options})", registry.build("aligner", setting))
+    return "truncate" if setting == "truncate" else "error"
+
 
 SHORT_FINGERPRINT = 8
 """Characters of a fingerprint in messages."""
@@ -56,7 +79,7 @@ def agree_on_vocabulary(
         student: the student's.
         student_rows: rows of the student's head.
         policy: for different fingerprints. ``error``; ``truncate``: the teacher is renormalised over the ids that stand
-            for the same token text on both sides; ``align``: left to an aligner component.
+            for the same token text on both sides.
         teacher_tokens: token text to id, read by ``truncate``.
         student_tokens: the same of the student.
 
@@ -75,26 +98,24 @@ def agree_on_vocabulary(
         )
     if teacher.fingerprint == student.fingerprint:
         return VocabularyAgreement(_shared(student, student_rows))
-    difference = (
-        f"teacher and student have different tokenizers: {_described('teacher', teacher)}, "
-        f"{_described('student', student)}"
-    )
+    difference = _differ(teacher, student)
     if policy == "truncate":
         return _truncated(teacher, student, difference, teacher_tokens, student_tokens)
-    if policy == "align":
-        raise VocabularyError(
-            f"{difference}. train.vocabulary: align needs a component of kind aligner, and a run file cannot name one "
-            "in this version: give the student the teacher's tokenizer (student.tokenizer)"
-        )
     raise VocabularyError(
         f"{difference}. The same id stands for different text, so the teacher's probabilities would be read wrongly. "
-        "Give the student the teacher's tokenizer (student.tokenizer), capture again with the right teacher, or, if "
-        "one vocabulary extends the other, set train.vocabulary: truncate"
+        "Give the student the teacher's tokenizer (student.tokenizer), capture again with the right teacher, name an "
+        "aligner (train.vocabulary: {use: ...}) or, if one vocabulary extends the other, set train.vocabulary: "
+        "truncate"
     )
 
 
 def with_vocabulary(
-    teacher: Teacher, tokenizer: Any, *, student_rows: int, policy: Policy = "error", teacher_tokenizer: Any = None
+    teacher: Teacher,
+    tokenizer: Any,
+    *,
+    student_rows: int,
+    policy: Policy | NamedAligner = "error",
+    teacher_tokenizer: Any = None,
 ) -> tuple[Teacher, str]:
     """The teacher as this student may read it, and the sentence that says what was done.
 
@@ -102,7 +123,7 @@ def with_vocabulary(
         teacher: live or stored.
         tokenizer: the student's.
         student_rows: rows of the student's head.
-        policy: as in :func:`agree_on_vocabulary`.
+        policy: as in :func:`agree_on_vocabulary`, or an aligner.
         teacher_tokenizer: read by ``truncate``; default: ``teacher.tokenizer()`` where there is one (a store has none).
 
     Raises:
@@ -110,6 +131,8 @@ def with_vocabulary(
     """
     info = vocabulary_info(tokenizer)
     theirs = teacher.vocabulary()
+    if isinstance(policy, NamedAligner):
+        return _aligned(teacher, theirs, info, tokenizer, student_rows, policy)
     if policy == "truncate" and theirs.fingerprint != info.fingerprint and teacher_tokenizer is None:
         offered = getattr(teacher, "tokenizer", None)
         teacher_tokenizer = offered() if callable(offered) else None
@@ -124,6 +147,72 @@ def with_vocabulary(
     if agreement.common_V is None:
         return teacher, agreement.sentence
     return TruncatedTeacher(teacher, agreement.common_V, info), agreement.sentence
+
+
+def _aligned(
+    teacher: Teacher,
+    theirs: VocabularyInfo,
+    info: VocabularyInfo,
+    tokenizer: Any,
+    student_rows: int,
+    policy: NamedAligner,
+) -> tuple[Teacher, str]:
+    if theirs.fingerprint == info.fingerprint:
+        agreement = agree_on_vocabulary(theirs, info, student_rows=student_rows)
+        return teacher, f"{agreement.sentence}; the aligner {policy.name} has nothing to do here"
+    offered = getattr(teacher, "tokenizer", None)
+    if not callable(offered):
+        raise VocabularyError(
+            f"{_differ(theirs, info)}. The aligner {policy.name} asks the teacher about text in its own tokens, but "
+            "this one has no tokenizer (a store made without the aligner holds ids of the teacher's vocabulary): "
+            "capture with this train.vocabulary in the run file, or use a live teacher (train.teacher: live)"
+        )
+    if student_rows < info.size:
+        agree_on_vocabulary(info, info, student_rows=student_rows)  # says so
+    aligned = AlignedTeacher(teacher, policy, offered(), tokenizer, info)
+    return aligned, f"{_differ(theirs, info)}; aligner {policy.name}: {aligned.alignment.describe()}"
+
+
+class AlignedTeacher:
+    """A teacher heard through an aligner: everything it says is in the student's tokens, at the student's rows.
+
+    Args:
+        teacher: the teacher.
+        policy: the aligner.
+        teacher_tokenizer, student_tokenizer: what it translates between.
+        student: what :meth:`vocabulary` answers.
+
+    Raises:
+        VocabularyError: tokenizers that the aligner cannot read.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        policy: NamedAligner,
+        teacher_tokenizer: Any,
+        student_tokenizer: Any,
+        student: VocabularyInfo,
+    ) -> None:
+        self.teacher, self.policy = teacher, policy
+        self.alignment = policy.aligner.between(teacher_tokenizer, student_tokenizer)
+        self._student = student
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("teacher", "__setstate__"):
+            raise AttributeError(name)
+        return getattr(self.teacher, name)
+
+    def vocabulary(self) -> VocabularyInfo:
+        return self._student
+
+    def identity(self) -> str:
+        """The teacher's, with the aligner: what is captured through another one is another store."""
+        return f"{self.teacher.identity()} through {self.policy.name}"
+
+    def signals(self, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None) -> TeacherSignals:
+        """The aligner's answer."""
+        return self.alignment.signals(self.teacher, batch, needs, sparse)
 
 
 class TruncatedTeacher:
@@ -192,6 +281,13 @@ class TruncatedTeacher:
                 f"{int(gone_N.sum())} rows of the teacher give no probability to any token in common with the student"
             )
         return replace(target, ids_NK=ids_NK, entropy_N=None)
+
+
+def _differ(teacher: VocabularyInfo, student: VocabularyInfo) -> str:
+    return (
+        f"teacher and student have different tokenizers: {_described('teacher', teacher)}, "
+        f"{_described('student', student)}"
+    )
 
 
 def _shared(student: VocabularyInfo, student_rows: int) -> str:

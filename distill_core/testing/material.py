@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distill_core import ops
 from distill_core.interfaces import BuildContext
 from distill_core.registry import Registry
-from distill_core.types import RowInfo, RowTarget, TokenBatch
+from distill_core.types import IGNORE, RowInfo, RowTarget, TeacherSignals, TokenBatch
 
 TOTAL_STEPS = 10
 STEP = 3
@@ -102,6 +102,20 @@ def random_batch(seed: int, *, vocabulary: int = 11, n_sequences: int = 3, lengt
     )
 
 
+def prepared(objective: Any, rows: Rows, target: RowTarget | None) -> Rows:
+    """The rows with what the objective's ``prepare`` says of them, if it has one; the batch says nothing of its own."""
+    if not hasattr(objective, "prepare"):
+        return rows
+    at = (rows.info.sequence_N, rows.info.position_N + 1)
+    shape = (int(at[0].max()) + 1, int(at[1].max()) + 1)
+    labels_BT = torch.full(shape, IGNORE).index_put(at, rows.info.labels_N)
+    batch = TokenBatch(
+        labels_BT.clamp_min(0), torch.ones_like(labels_BT), labels_BT, keys=tuple(bytes(16) for _ in range(shape[0]))
+    )
+    extra = objective.prepare(batch, TeacherSignals(target), rows.info)
+    return replace(rows, info=replace(rows.info, extra=dict(extra)))
+
+
 class TinyStudent(nn.Module):
     """Stands in for a student: a config with widths and depths, and one parameter."""
 
@@ -114,7 +128,8 @@ class TinyStudent(nn.Module):
 def build_context(
     registry: Registry, *, student_width: int = 4, teacher_width: int = 6, n_layers: int = 2
 ) -> BuildContext:
-    """What an objective's ``build(ctx)`` gets: a student of width 4 and a teacher of width 6, two layers each."""
+    """What an objective's ``build(ctx)`` gets: a student of width 4 and a teacher of width 6, two layers each, and
+    something that stands for a rollout."""
     config = SimpleNamespace(hidden_size=teacher_width, num_hidden_layers=n_layers, num_attention_heads=2)
     return BuildContext(
         student=TinyStudent(width=student_width, n_layers=n_layers),
@@ -122,6 +137,7 @@ def build_context(
         total_steps=TOTAL_STEPS,
         seed=0,
         build=registry.build,
+        rollout=SimpleNamespace(),
     )
 
 

@@ -19,6 +19,7 @@ from distill_core.testing.material import (
     build_context,
     exact_target,
     finite_difference_error,
+    prepared,
     random_rows,
     row_values,
     temperatures_of,
@@ -42,6 +43,11 @@ class Trial:
     def properties(self) -> Mapping[str, bool]:
         declared: Mapping[str, bool] = getattr(self.objective, "properties", {})
         return {"exact_gradient": True, **declared}
+
+    def random_rows(self, seed: int, **sizes: int) -> Rows:
+        """Random rows, with what the objective computes over all of them beforehand."""
+        rows = random_rows(seed, **sizes)
+        return prepared(self.objective, rows, self.target(rows))
 
     def target(self, rows: Rows) -> RowTarget | None:
         if not self.needs_target:
@@ -80,7 +86,7 @@ def declaring(subject: Subject, name: str) -> Iterator[Trial]:
 
 def gives_one_finite_value_per_row(subject: Subject) -> None:
     for trial in trials(subject):
-        rows = random_rows(0)
+        rows = trial.random_rows(0)
         values_N = trial.values(rows)
         assert values_N.shape == (5,), f"rows() returned shape {tuple(values_N.shape)} for 5 rows; expected (5,)"
         assert values_N.dtype == torch.float64, f"rows() returned {values_N.dtype} for float64 signals"
@@ -90,7 +96,7 @@ def gives_one_finite_value_per_row(subject: Subject) -> None:
 def is_zero_at_equality(subject: Subject) -> None:
     """On a support with a tail and padding, and on the whole vocabulary, where the tail is empty."""
     for trial in declaring(subject, "zero_at_equality"):
-        for rows in (random_rows(1), random_rows(2, k=11)):
+        for rows in (trial.random_rows(1), trial.random_rows(2, k=11)):
             worst = float(trial.values(rows, rows.teacher_NV).detach().abs().max())
             assert worst <= ROUNDING, f"student equal to teacher gives {worst:.3g}, expected 0"
 
@@ -98,7 +104,7 @@ def is_zero_at_equality(subject: Subject) -> None:
 def is_never_negative(subject: Subject) -> None:
     for trial in declaring(subject, "nonnegative"):
         for seed in range(20):
-            least = float(trial.values(random_rows(seed)).detach().min())
+            least = float(trial.values(trial.random_rows(seed)).detach().min())
             assert least >= -ROUNDING, f"a value is {least:.3g}, expected >= 0"
 
 
@@ -106,7 +112,7 @@ def is_at_most_its_value_on_the_whole_vocabulary(subject: Subject) -> None:
     """The data processing inequality: merging outcomes into a tail never raises a divergence."""
     for trial in declaring(subject, "lower_bound"):
         for seed in range(20):
-            rows = random_rows(seed)
+            rows = trial.random_rows(seed)
             whole = rows.with_support(torch.arange(11).expand(5, 11))
             sparse_N, dense_N = trial.values(rows).detach(), trial.values(whole).detach()
             excess = float((sparse_N - dense_N).max())
@@ -118,7 +124,7 @@ def gradient_is_the_derivative_of_the_value(subject: Subject) -> None:
     * 1e-12, so 1e-5 leaves a decade."""
     for trial in declaring(subject, "exact_gradient"):
         for seed in range(3):
-            rows = random_rows(seed)
+            rows = trial.random_rows(seed)
             upstream_N = torch.linspace(-1.0, 2.0, 5, dtype=torch.float64)
 
             def value(student_NV: Tensor, trial: Trial = trial, rows: Rows = rows, up: Tensor = upstream_N) -> Tensor:
@@ -133,7 +139,7 @@ def gradient_is_the_derivative_of_the_value(subject: Subject) -> None:
 
 def passes_gradcheck_through_the_head(subject: Subject) -> None:
     for trial in declaring(subject, "exact_gradient"):
-        rows = random_rows(4, n_rows=3)
+        rows = trial.random_rows(4, n_rows=3)
         target = trial.target(rows)
 
         def through(
@@ -157,7 +163,7 @@ def passes_gradcheck_through_the_head(subject: Subject) -> None:
 def fused_pass_gives_the_same_loss_and_gradients(subject: Subject) -> None:
     """In chunks of 2 rows, as the trainer runs it; also: the sum does not depend on how rows are split."""
     for trial in trials(subject):
-        rows = random_rows(5)
+        rows = trial.random_rows(5)
         target = trial.target(rows)
         plain = [rows.hidden_ND.clone().requires_grad_(True), rows.weight_VD.clone().requires_grad_(True)]
         weights_N = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)  # token weights
@@ -196,7 +202,7 @@ def fused_pass_gives_the_same_loss_and_gradients(subject: Subject) -> None:
 def rows_do_not_depend_on_each_other(subject: Subject) -> None:
     """Sums over split batches add up, and a subset of rows has the values it had among the others."""
     for trial in trials(subject):
-        rows = random_rows(6)
+        rows = trial.random_rows(6)
         student_NV, target = rows.student_NV, trial.target(rows)
         whole_N = row_values(trial.objective, rows, student_NV, target)
         for cut in (slice(0, 2), slice(2, 5), slice(4, 5)):
@@ -209,7 +215,7 @@ def padding_of_the_target_has_no_influence_even_as_nan(subject: Subject) -> None
     for trial in trials(subject):
         if not trial.needs_target:
             raise NotApplicable("needs no target")
-        rows = random_rows(7)
+        rows = trial.random_rows(7)
         target = trial.target(rows)
         assert target is not None and target.logits_NK is not None
         dirty = replace(target, logits_NK=target.logits_NK.masked_fill(target.ids_NK < 0, math.nan))
@@ -225,7 +231,7 @@ def padding_of_the_target_has_no_influence_even_as_nan(subject: Subject) -> None
 
 def does_not_edit_its_inputs(subject: Subject) -> None:
     for trial in trials(subject):
-        rows = random_rows(8)
+        rows = trial.random_rows(8)
         target = trial.target(rows)
         student_NV = rows.student_NV.detach().requires_grad_(True)
         holders = [holder for holder in (target, rows.info) if holder is not None]
@@ -249,9 +255,9 @@ def wrong_shapes_raise_and_name_the_argument(subject: Subject) -> None:
     for trial in trials(subject):
         if not trial.needs_target:
             raise NotApplicable("needs no target")
-        rows = random_rows(9)
+        rows = trial.random_rows(9)
         target = trial.target(rows)
-        other_support = trial.target(random_rows(9, k=2))
+        other_support = trial.target(trial.random_rows(9, k=2))
         assert target is not None
         for wrong in (target[0:1], target[0:4], other_support):
             support = ops.support_logits(rows.student_NV, rows.ids_NK, temperatures=temperatures_of(trial.objective))
@@ -274,7 +280,7 @@ def sampled_targets_are_right_or_refused(subject: Subject) -> None:
         if not trial.needs_target:
             raise NotApplicable("needs no target")
         temperatures = temperatures_of(trial.objective)
-        rows = random_rows(10, k=11)
+        rows = trial.random_rows(10, k=11)
         logp_NV = (rows.teacher_NV / temperatures[0]).log_softmax(1).gather(1, rows.ids_NK)
         sampled = RowTarget(
             kind="sampled",

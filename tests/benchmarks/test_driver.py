@@ -30,10 +30,21 @@ def test_rounds_are_interleaved_and_the_slow_leave() -> None:
 
         return run
 
-    timings = interleave({"fast": rival("fast", 0.0), "slow": rival("slow", 0.05)}, rounds=4, seconds_each=0.04)
-    assert calls == ["fast", "slow", "fast", "slow", "fast", "fast", "fast"]
+    timings = interleave({"fast": rival("fast", 0.03), "slow": rival("slow", 0.3)}, rounds=4, seconds_each=0.29)
+    assert calls == ["fast", "fast", "slow", "slow", "fast", "slow", "fast", "fast", "fast"]
     assert [len(timings[name].wall_s) for name in ("fast", "slow")] == [4, 1]
-    assert timings["slow"].wall_s[0] >= 0.05 and timings["slow"].cpu_s[0] < 0.05
+    assert timings["slow"].wall_s[0] >= 0.3 and timings["slow"].cpu_s[0] < 0.3
+
+
+def test_a_call_that_takes_no_time_is_repeated() -> None:
+    calls = 0
+
+    def run() -> None:
+        nonlocal calls
+        calls += 1
+
+    timing = interleave({"nothing": run}, rounds=2, seconds_each=1.0)["nothing"]
+    assert calls > 1000 and len(timing.wall_s) == 2 and max(timing.wall_s) < 1e-3
 
 
 def test_ratios_are_those_of_the_shared_rounds() -> None:

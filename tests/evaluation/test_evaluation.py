@@ -18,8 +18,9 @@ from distill_core.engine import evaluation, generation, row_pass
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.evaluation import EvaluationTarget, evaluate
 from distill_core.errors import DataError, DistillError, PluginError, VocabularyError
-from distill_core.interfaces import EvaluationContext, Measurement
+from distill_core.interfaces import EvaluationContext, Measurement, VocabularyInfo
 from distill_core.registry import get_registry
+from distill_core.store import vocabulary_info
 from distill_evaluation.language_model import LanguageModel
 from tests.conftest import make_tiny_llama
 from tests.evaluation.conftest import write_sequences
@@ -262,9 +263,29 @@ def test_a_live_teacher_that_is_not_evaluated_still_gives_the_reference(
     class Live:
         model = models["teacher"]
 
+        def vocabulary(self) -> VocabularyInfo:
+            return vocabulary_info(tokenizer)
+
     found = run(targets({"student": models["student"]}, tokenizer), held_out, tmp_path, teacher=Live())
     assert value(found, "student", "forward_kl") == pytest.approx(value(results, "student", "forward_kl"), rel=1e-6)
     assert list(found["models"]) == ["student"]
+
+
+def test_a_teacher_of_another_tokenizer_is_left_out_by_name(
+    models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path
+) -> None:
+    class Live:
+        model = models["teacher"]
+
+        def vocabulary(self) -> VocabularyInfo:
+            return VocabularyInfo(len(tokenizer), "0" * 32, "another")
+
+    found = run(targets({"student": models["student"]}, tokenizer), held_out, tmp_path, teacher=Live())
+    assert "bits_per_byte" in found["models"]["student"]["metrics"]
+    assert "forward_kl" not in found["models"]["student"]["metrics"]
+    (entry,) = found["not_measured"]
+    assert entry["evaluator"] == "fidelity" and "the teacher has another tokenizer" in entry["reason"]
+    assert any("bits_per_byte compares across tokenizers" in warning for warning in found["warnings"])
 
 
 def test_a_head_that_cannot_be_chunked_gives_the_same_figures(

@@ -1,33 +1,17 @@
-"""The entry module: light, complete, and every target importable by what it declares."""
+"""The entry module: light, and every target importable by what it declares."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-import pytest
-
 from distill_core.registry import get_registry
-
-NAMES = {
-    "objective": {
-        "forward-kl", "reverse-kl", "jsd", "skew-forward-kl", "skew-reverse-kl", "total-variation", "cross-entropy",
-        "hidden-mse", "alpha-beta", "adaptive-kl", "token-wise-kl", "decoupled-kd", "tail-aware-kl",
-        "logit-differences", "interpolated-support-kl",
-    },
-    "schedule": {"constant", "linear", "cosine"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", sorted(NAMES))
-def test_what_is_offered(kind: str) -> None:
-    found = {entry.component.name for entry in get_registry().components(kind) if entry.plugin == "objectives"}
-    assert found == NAMES[kind]
 
 
 def test_entry_module_and_options_do_not_import_torch() -> None:
     code = (
-        "import sys, distill_objectives.plugin as p; p.distill_components(); import distill_objectives.options;"
+        "import sys, importlib, distill_objectives.plugin as p;"
+        "[importlib.import_module(c.options.split(':')[0]) for c in p.distill_components()];"
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -82,11 +82,15 @@ def test_validation_tells_what_a_synthesizer_lacks(tmp_path: Path, tiny_model_di
         load_run_file(run_file(tmp_path, tiny_model_dir, synthesize=synthesize), registry=get_registry())
     assert "synthesize.checker.use" in str(caught.value) and "numeric-answer" in str(caught.value)
     synthesize["checker"] = {"use": "numeric-answer"}
-    with pytest.raises(ConfigError, match="needs a teacher"):
+    with pytest.raises(ConfigError, match="needs a teacher that writes text"):
         load_run_file(run_file(tmp_path, tiny_model_dir, synthesize=synthesize), registry=get_registry())
     (tmp_path / "s").mkdir()
     changes = {"synthesize": synthesize, "teacher": {"use": "store", "path": str(tmp_path / "s")}}
-    with pytest.raises(ConfigError, match=r"needs text, but the teacher .*store gives"):
+    with pytest.raises(ConfigError, match=r"needs a teacher that writes text \(text\): .*store gives targets"):
+        load_run_file(run_file(tmp_path, tiny_model_dir, **changes), registry=get_registry())
+    both = {"read": changes["teacher"], "write": {"use": "hf", "model": "x/y"}}
+    with pytest.raises(ConfigError, match="name one that can with `teacher: write`"):
+        changes = {"synthesize": synthesize, "teachers": both}
         load_run_file(run_file(tmp_path, tiny_model_dir, **changes), registry=get_registry())
     with pytest.raises(ConfigError, match="no teacher is called 'tacher'"):
         changes = {"synthesize": {**synthesize, "teacher": "tacher"}, "teacher": {"use": "hf", "model": "x/y"}}

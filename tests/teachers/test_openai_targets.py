@@ -27,7 +27,8 @@ from distill_teachers.hf import HFTeacher
 from distill_teachers.listed_rows import listed_target, tail_logprob
 from distill_teachers.openai import OpenAITeacher
 from distill_teachers.openai_options import OpenAIOptions
-from distill_teachers.server.reading import Shown
+from distill_teachers.server.prompt_distributions import PromptDistributions
+from distill_teachers.server.reading import Position, Shown
 from distill_teachers.server.token_texts import TokenTexts
 from tests.conftest import SENTENCES, make_tiny_llama
 from tests.teachers.conftest import sequence
@@ -312,3 +313,62 @@ def test_tails_are_exact_or_at_the_least_that_can_be_told() -> None:
     torch.testing.assert_close(target.log_probs().exp().sum(1), torch.ones(3))
     assert target.log_probs()[1].tolist() == [-math.inf, -math.inf, 0.0]
     assert len(listed_target([], k=2, vocabulary=5)) == 0
+
+
+def test_inside_a_character_texts_name_nothing() -> None:
+    """Servers that decode as they go show the byte that completes a character as the whole character, which may be a
+    token of its own; bytes and ids are taken there too."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    first, second = "Ã", "©"  # the letters of the two bytes of é
+    words = {token: i for i, token in enumerate(["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), first + second])}
+    backend = Tokenizer(models.BPE(vocab=words, merges=[(first, second)]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    texts = TokenTexts(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>"))
+    asker: Any = None  # nothing is asked
+    reading = PromptDistributions(asker, texts, label="server")
+    whole, half = [words["a"]], [words["a"], words[first]]
+    entry = Position(Shown("x", -1.0), (Shown("é", -0.5), Shown("a", -2.0)))
+    assert reading._row(entry, whole) == {words[first + second]: -0.5, words["a"]: -2.0}
+    assert reading._row(entry, half) == {}
+    exact = Position(Shown("x", -1.0), (Shown("é", -0.5, "é".encode()[1:]), Shown(f"token_id:{words['a']}", -2.0)))
+    assert reading._row(exact, half) == {words[second]: -0.5, words["a"]: -2.0}
+
+
+def test_sentencepiece_tokens_are_told_by_their_spaces() -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "\u2581the",
+        "the",
+        "\u2581",
+        "日",
+        "A",
+    ]
+    words = {token: i for i, token in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocab=words, merges=[], byte_fallback=True, unk_token="<unk>"))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    texts = TokenTexts(tokenizer)
+    assert texts.marks_spaces
+    assert texts.content[words["\u2581the"]] == b" the"
+    assert texts.id_of(Shown(" the", -1.0)) == words["\u2581the"]
+    assert texts.id_of(Shown("the", -1.0)) == words["the"]
+    assert texts.id_of(Shown("日", -1.0)) == words["日"]
+    assert texts.id_of(Shown("A", -1.0)) is None  # the letter, or the byte 0x41
+    assert texts.id_of(Shown("?", -1.0, b"\xe6")) == words["<0xE6>"]
+    assert texts.fits(Shown("the", -1.0), words["\u2581the"], begins=True)
+    assert not texts.fits(Shown("the", -1.0), words["\u2581the"])
+    asker: Any = None  # nothing is asked
+    reading = PromptDistributions(asker, texts, label="server")
+    entry = Position(Shown("x", -1.0), (Shown("the", -0.5),))
+    assert reading._row(entry, [words["日"]]) == {words["the"]: -0.5}
+    assert reading._row(entry, [words["<s>"]]) == {}  # may be the token with its space

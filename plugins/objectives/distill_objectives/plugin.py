@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from distill_core.plugin import Component, component, hookimpl, objective
+from distill_objectives.rollouts.components import on_policy_components, on_policy_problems
 
 _DIVERGENCES = (
     (
@@ -116,6 +118,16 @@ def distill_components() -> Sequence[Component]:
                 options=f"distill_objectives.row_weights.options:{options}",
             )
         )
+    components.append(
+        objective(
+            "universal-logit",
+            "distill_objectives.universal_logit:UniversalLogit",
+            summary="sorted probabilities of teacher and student, whatever their vocabularies (ULD); needs an aligner",
+            options="distill_objectives.universal_logit_options:UniversalLogitOptions",
+            signals=("ranked_log_probs",),
+            targets=(),
+        )
+    )
     for name, summary, attribute, options in _SCHEDULES:
         components.append(
             component(
@@ -126,4 +138,10 @@ def distill_components() -> Sequence[Component]:
                 options=f"distill_objectives.options:{options}",
             )
         )
+    components += on_policy_components()
     return components
+
+
+@hookimpl
+def distill_check_plan(plan: Any) -> Sequence[str]:
+    return list(on_policy_problems(plan))

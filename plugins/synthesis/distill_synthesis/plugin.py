@@ -82,6 +82,14 @@ def distill_components() -> Sequence[Component]:
             options="distill_synthesis.checkers.options:ReasoningGymAnswerOptions",
         ),
         component(
+            "synthesizer",
+            "sequence-kd",
+            "distill_synthesis.sequence_kd:SequenceKD",
+            summary="the teacher's own completions of the records' prompts, kept on disk as they come",
+            options="distill_synthesis.sequence_kd_options:SequenceKDOptions",
+            signals=("text",),
+        ),
+        component(
             "filter",
             "exact-dedup",
             "distill_synthesis.exact_dedup:ExactDedup",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distill_core.plugin import Component, hookimpl, teacher
+from distill_core.plugin import Component, Provides, hookimpl, teacher
+
+_ALIGNED = frozenset({"targets", "ranked_log_probs"})
 
 
 @hookimpl
@@ -23,6 +25,20 @@ def distill_components() -> Sequence[Component]:
             summary="signals captured before, from a store directory; the teacher's weights are not needed",
             options="distill_teachers.options:StoreOptions",
             signals=("targets",),
+        ),
+        Component(
+            "aligner",
+            "byte-span",
+            "distill_teachers.aligners.byte_span:ByteSpan",
+            summary="another tokenizer, by byte offsets: mapped top-k, exact probabilities of spans of several tokens",
+            provides=Provides(_ALIGNED, ("exact",), (1.0,)),
+        ),
+        Component(
+            "aligner",
+            "shared-vocabulary",
+            "distill_teachers.aligners.shared_vocabulary:SharedVocabulary",
+            summary="another tokenizer: tokens of the same bytes are mapped, the rest is tail",
+            provides=Provides(_ALIGNED, ("exact",), None),
         ),
         teacher(
             "openai",

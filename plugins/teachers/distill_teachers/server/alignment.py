@@ -167,7 +167,10 @@ def listed_indices(
     allowed = readings if omits_bos is None or bos not in ids else {omits_bos: readings[omits_bos]}
     nearest = (-1, 0)
     for omitted, index in allowed.items():
-        fit = [texts.fits(position.token, ids[i]) for position, i in zip(listed, index, strict=False)]
+        fit = [
+            texts.fits(position.token, ids[i], begins=i == 0 or ids[i - 1] in texts.special_ids)
+            for position, i in zip(listed, index, strict=False)
+        ]
         if all(fit) and len(listed) >= len(index):
             return index, omitted
         wrong = fit.index(False) if False in fit else len(fit)

@@ -98,11 +98,13 @@ class PromptDistributions:
 
     def _row(self, position: Position, context: Sequence[int]) -> Row:
         """Entries whose ids are certain; the probability of the others belongs to the tail."""
-        whole = self._ends_whole(context)
+        begins = self._texts.marks_spaces and all(token in self._texts.special_ids for token in context)
+        whole = self._ends_whole(context) and not begins
         row: Row = {}
         for shown in position.top or ():
             exact = shown.content is not None or shown.text.startswith("token_id:")
-            # Inside a character a server may show the byte that completes it as the whole character.
+            # Inside a character a server may show the byte that completes it as the whole character; at the beginning
+            # of a text a SentencePiece token without its space.
             index = self._texts.id_of(shown) if whole or exact else None
             if index is not None and shown.logprob is not None:
                 row[index] = max(shown.logprob, row.get(index, shown.logprob))

@@ -49,10 +49,13 @@ class TokenTexts:
         self.size = len(tokenizer)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         description = "" if backend is None else json.dumps(_without_vocabulary(json.loads(backend.to_str())))
+        self.marks_spaces = False
+        """SentencePiece: a space is part of the token behind it, and servers may drop that of a text's first token."""
         if "ByteLevel" in description:
             self._bytes_of = _byte_level(byte_letters())
         elif "ByteFallback" in description or SPACE in json.dumps(list(tokenizer.get_vocab()), ensure_ascii=False):
             self._bytes_of = _sentencepiece
+            self.marks_spaces = True
         else:
             raise VocabularyError(
                 f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} is neither byte-level nor SentencePiece, "
@@ -108,13 +111,15 @@ class TokenTexts:
         index = self._by_text.get(shown.text, -1) if content is None else self._by_content.get(content, -1)
         return index if index >= 0 else None
 
-    def fits(self, shown: Shown, index: int) -> bool:
-        """Whether a server may show the token of this id like this."""
+    def fits(self, shown: Shown, index: int, *, begins: bool = False) -> bool:
+        """Whether a server may show the token of this id like this; ``begins``: as the first of a text."""
         named = _BY_ID.fullmatch(shown.text)
         if named is not None:
             return int(named[1]) == index
         content = shown.content if shown.content is not None else _escaped(shown.text)
         if content is not None and self.content.get(index) == content:
+            return True
+        if begins and self.marks_spaces and " " + shown.text in self.shown_as(index):
             return True
         return shown.text in self.shown_as(index)
 

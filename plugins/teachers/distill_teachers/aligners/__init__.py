@@ -1,0 +1,1 @@
+"""Aligners: what a teacher with another tokenizer says, in the student's tokens."""
