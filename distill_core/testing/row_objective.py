@@ -69,9 +69,11 @@ def trials(subject: Subject) -> Iterator[Trial]:
         objective = subject.build(**changes)
         if not hasattr(objective, "rows"):
             raise NotApplicable("a free-form objective")
+        needs = subject.needs(**changes)
+        if unknown := needs.signals - {"targets"}:
+            raise NotApplicable(f"needs signals the kit cannot make: {sorted(unknown)}")
         if hasattr(objective, "build"):
             objective.build(build_context(subject.registry))
-        needs = subject.needs(**changes)
         needs_target = "targets" in needs.signals
         yield Trial(objective, needs_target, needs_target and "sampled" in needs.targets)
 

@@ -22,6 +22,7 @@ COMMANDS = [
     "init",
     "validate",
     "schema",
+    "plan",
     "run",
     "capture",
     "synthesize",

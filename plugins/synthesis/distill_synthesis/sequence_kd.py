@@ -79,6 +79,7 @@ class SequenceKD:
         """
         if self.teacher is None:
             raise RuntimeError("sequence-kd asks a teacher: call build(ctx) first")
+        directory.mkdir(parents=True, exist_ok=True)
         kept = Completions(directory / COMPLETIONS_FILE)
         asked = self._asked(source)
         while shard := list(islice(asked, self.options.shard_prompts)):
