@@ -77,6 +77,9 @@ class SplitConfig(Section):
 
     source: ComponentRef = Field(description="where records come from")
     filters: list[ComponentRef] = Field(default_factory=list, description="which records stay; applied in order")
+    transforms: list[ComponentRef] = Field(
+        default_factory=list, description="what the kept records become, e.g. tasks of a rationale; applied in order"
+    )
     limit_sequences: PositiveInt | None = Field(default=None, description="keep the first so many sequences")
     document_sequences: PositiveInt | None = Field(
         default=None, description="keep the first so many sequences of each document, to spread a limit over documents"

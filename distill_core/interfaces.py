@@ -274,6 +274,41 @@ class Filter(Protocol):
     def verdict(self, record: Mapping[str, Any]) -> str | None: ...
 
 
+class Transform(Protocol):
+    """Makes training records of a record, e.g. the tasks of a question with its rationale.
+
+    What is returned must be usable by the data stage; a ``document`` of its own is optional.
+    """
+
+    def transform(self, record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """None, one or several records; raises ``DataError`` for a record that lacks what it needs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a checker thinks of an answer.
+
+    Args:
+        score: from 0 (wrong) to 1 (right).
+        reason: why it is not 1, in a few words; empty where there is nothing to say.
+    """
+
+    score: float
+    reason: str = ""
+
+
+class Checker(Protocol):
+    """Judges an answer to the question of a record.
+
+    Optional: ``canonical(answer) -> str``, equal for answers that mean the same; for votes.
+    """
+
+    def check(self, record: Mapping[str, Any], answer: str) -> Verdict:
+        """Raises ``DataError`` where the record lacks what it needs to judge."""
+        ...
+
+
 @dataclass(frozen=True)
 class EvaluationContext:
     """What an evaluator is given for one model.
@@ -288,6 +323,7 @@ class EvaluationContext:
         teacher_rows: True where every :class:`EvaluatedRows` carries the teacher's logits.
         teacher_missing: why it does not, for messages.
         labels: of a task: what class ids stand for; empty where the next token is predicted.
+        build: builds another component: ``ctx.build("checker", {"use": "numeric-answer"})``.
     """
 
     name: str
@@ -299,6 +335,7 @@ class EvaluationContext:
     teacher_rows: bool = False
     teacher_missing: str = "no teacher was given"
     labels: tuple[str, ...] = ()
+    build: Callable[[str, Mapping[str, Any]], Any] | None = None
 
 
 @dataclass(frozen=True)

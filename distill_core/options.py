@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
@@ -19,16 +19,42 @@ class NoOptions(Options):
     """A component without options."""
 
 
-class ScheduleRef(BaseModel):
-    """A schedule component by name with its options inline: ``{use: linear, start: 0.0, end: 1.0}``."""
+class PartRef(BaseModel):
+    """A component inside another one's options: its name, its own options inline. ``KIND`` says of which kind."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    use: str = Field(description="registered name of a schedule")
+    KIND: ClassVar[str]
+
+    use: str = Field(description="registered name")
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class ScheduleRef(PartRef):
+    """A schedule component by name with its options inline: ``{use: linear, start: 0.0, end: 1.0}``."""
+
+    KIND = "schedule"
+
+    use: str = Field(description="registered name of a schedule")
+
+
+class CheckerRef(PartRef):
+    """A checker component by name with its options inline: ``{use: numeric-answer}``."""
+
+    KIND = "checker"
+
+    use: str = Field(description="registered name of a checker")
+
+
+class SourceRef(PartRef):
+    """A source component by name with its options inline: ``{use: jsonl, path: questions.jsonl}``."""
+
+    KIND = "source"
+
+    use: str = Field(description="registered name of a source")
 
 
 class ObjectiveOptions(Options):

@@ -37,6 +37,7 @@ KINDS = (
     "aggregator",
     "row-weight",
     "filter",
+    "transform",
     "rollout",
     "sampler",
     "aligner",

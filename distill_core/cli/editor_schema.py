@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill_core.config import RunConfig
+from distill_core.options import CheckerRef, ScheduleRef, SourceRef
 from distill_core.registry import Registry
 
 _KIND_OF_FIELD = {
@@ -12,11 +13,15 @@ _KIND_OF_FIELD = {
     "teachers": "teacher",
     "source": "source",
     "filters": "filter",
+    "transforms": "transform",
     "synthesize": "synthesizer",
     "objectives": "objective",
     "evaluators": "evaluator",
 }
 """Fields of the run file that name components."""
+
+_NESTED = {part.__name__: part.KIND for part in (ScheduleRef, CheckerRef, SourceRef)}
+"""Components inside the options of others, by the name of their definition."""
 
 _REFERENCES = {"#/$defs/ComponentRef", "#/$defs/ObjectiveRef"}
 
@@ -30,9 +35,10 @@ def run_file_schema(registry: Registry) -> dict[str, Any]:
         for field, kind in _KIND_OF_FIELD.items():
             if field in owner.get("properties", {}):
                 owner["properties"][field] = _pointing_to(owner["properties"][field], f"#/$defs/{kind}")
-    for kind in (*dict.fromkeys(_KIND_OF_FIELD.values()), "schedule"):
+    for kind in dict.fromkeys((*_KIND_OF_FIELD.values(), *_NESTED.values())):
         definitions[kind] = _kind_schema(kind, registry, definitions)
-    definitions["ScheduleRef"] = {"$ref": "#/$defs/schedule"}
+    for name, kind in _NESTED.items():
+        definitions[name] = {"$ref": f"#/$defs/{kind}"}
     return schema
 
 

@@ -52,6 +52,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
     """Every mismatch between the parts; components that could not be resolved are passed over."""
     problems = [
         *_teacher_problems(config),
+        *_synthesis_problems(config, components),
         *_writer_problems(config, components),
         *_capture_problems(config, components),
         *_student_problems(config),
@@ -89,6 +90,35 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
     for name in config.compare:
         if name in ("student", "teacher"):
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
+
+
+def _synthesis_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """A synthesizer that asks one of the teachers: is it there, and can it give that?"""
+    at: Location = ("synthesize",)
+    component = components.get(at)
+    wanted = frozenset() if component is None else component.entry.needs(component.options).signals
+    if component is None or not wanted:
+        return
+    name = getattr(component.options, "teacher", None)
+    if name is not None and config.all_teachers and name not in config.all_teachers:
+        hint = suggestion(name, config.all_teachers, what="teachers of this file")
+        yield Problem((*at, "teacher"), f"no teacher is called {name!r}{hint}")
+        return
+    gives = {}
+    for one in config.all_teachers:
+        single = one == "teacher" and config.teacher is not None
+        teacher = components.get(("teacher",) if single else ("teachers", one))
+        if teacher is None:
+            return
+        gives[one] = teacher.entry.provides(teacher.options).signals
+    asked = next(iter(gives), None) if name is None else name
+    able = [one for one, signals in gives.items() if wanted <= signals]
+    if asked is not None and able and asked not in able:
+        yield Problem(
+            at,
+            f"{component.entry.id} asks the teacher {asked!r}, which gives {_listed(gives[asked])}, for "
+            f"{_listed(wanted)}: name one that can with `teacher: {able[0]}`",
+        )
 
 
 def _writer_problems(config: RunConfig, components: Components) -> Iterator[Problem]:

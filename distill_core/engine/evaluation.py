@@ -279,6 +279,7 @@ class _Stage:
             teacher_rows=self.teacher_name is not None,
             teacher_missing=self.teacher_missing,
             labels=self.labels,
+            build=self.registry.build,
         )
 
     def measure(self) -> tuple[dict[str, list[tuple[str, Measurement]]], list[dict[str, str]], int]:

@@ -140,6 +140,8 @@ class PartsOf:
             parts.update(self._source(split))
         for index in range(len(section.filters)):
             parts.update(self._component(("data", split, "filters", index)))
+        for index in range(len(section.transforms)):
+            parts.update(self._component(("data", split, "transforms", index)))
         return {**parts, **self._task(), **self._tokenizer(), **_code()}
 
     def student(self) -> Parts:
@@ -225,9 +227,13 @@ class PartsOf:
         options = resolved.options.model_dump(mode="json")
         parts: Parts = {f"{path}.use": resolved.entry.id, f"{path} (version)": resolved.entry.version}
         parts.update(flat(path, options) if options else ())
-        for place, other in self.components.items():  # schedules of its weight and options
+        for place, other in self.components.items():  # schedules of its weight, components in its options
             if len(place) == len(at) + 1 and place[: len(at)] == at:
                 parts[f"{path_text(place)} (version)"] = f"{other.entry.id} {other.entry.version}"
+                if other.entry.component.kind == "source":
+                    given = other.options.model_dump(mode="json", exclude_unset=True)
+                    source = self.registry.build("source", {"use": other.entry.id, **given})
+                    parts[f"{path_text(place)} (content)"] = source.fingerprint()
         return parts
 
     def _source(self, split: str) -> Parts:

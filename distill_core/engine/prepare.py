@@ -85,6 +85,23 @@ def filtered_records(
             yield document, record
 
 
+def transformed_records(
+    records: Iterable[tuple[str, Mapping[str, Any]]], transforms: Iterable[Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Records as the transforms make them, each with its document id (its own, or that of what it was made from)."""
+    for transform in transforms:
+        records = _one_transform(records, transform)
+    return iter(records)
+
+
+def _one_transform(
+    records: Iterable[tuple[str, Mapping[str, Any]]], transform: Any
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for document, record in records:
+        for made in transform.transform(record):
+            yield str(made.get("document", document)), made
+
+
 def build_split(split: str, data: DataConfig, registry: Registry) -> tuple[Any, list[tuple[str, Any]]]:
     """The source and the filters of a split, each filter with the name it is counted under."""
     config = getattr(data, split)
@@ -125,11 +142,12 @@ def prepare_data(
     own_source, filters = build_split(split, data, registry)
     funnel = Funnel()
     limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
+    transforms = [registry.build("transform", ref) for ref in getattr(data, split).transforms]
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with progress.task(f"data:{split}", None, unit="tok") as shown, atomic_file(directory / TOKENS_FILE) as file:
-        cut = _cutter(tokenizer, data, task)
-        rows = _rows(own_source if source is None else source, filters, funnel, cut, *limits)
+        kept = filtered_records(own_source if source is None else source, filters, funnel)
+        rows = _rows(transformed_records(kept, transforms), funnel, _cutter(tokenizer, data, task), *limits)
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
                 writer.write_batch(batch)
@@ -173,8 +191,7 @@ def _predicted(piece: Piece) -> int:
 
 
 def _rows(
-    source: Any,
-    filters: list[tuple[str, Any]],
+    records: Iterator[tuple[str, Mapping[str, Any]]],
     funnel: Funnel,
     cut_one: Cut,
     limit: int | None,
@@ -182,7 +199,7 @@ def _rows(
 ) -> Iterator[Row]:
     from distill_core.store import sequence_key
 
-    for document, record in filtered_records(source, filters, funnel):
+    for document, record in records:
         cut = cut_one(record, document)
         domain = "" if record.get("domain") is None else str(record["domain"])
         difficulty = difficulty_of(record, document)

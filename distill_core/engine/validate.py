@@ -21,7 +21,7 @@ from distill_core.engine.loading import Location, RawRunFile, parse_path, read_r
 from distill_core.engine.models_on_disk import model_problems
 from distill_core.engine.schema import Problem, parse_config
 from distill_core.errors import ConfigError, PluginError
-from distill_core.options import ScheduleRef
+from distill_core.options import PartRef, ScheduleRef
 
 if TYPE_CHECKING:
     from distill_core.registry import Registered, Registry
@@ -107,6 +107,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
         yield ("data", split, "source"), "source", section.source
         for index, ref in enumerate(section.filters):
             yield ("data", split, "filters", index), "filter", ref
+        for index, ref in enumerate(section.transforms):
+            yield ("data", split, "transforms", index), "transform", ref
     if config.synthesize is not None:
         yield ("synthesize",), "synthesizer", config.synthesize
     for field, kind in TRAINING_PARTS.items():
@@ -139,7 +141,7 @@ def _objective(at: Location, ref: ObjectiveRef) -> Iterator[tuple[Location, str,
         yield (*at, "weight"), "schedule", _as_component(ref.weight)
 
 
-def _as_component(ref: ScheduleRef) -> ComponentRef:
+def _as_component(ref: PartRef) -> ComponentRef:
     return ComponentRef(use=ref.use, **ref.options)
 
 
@@ -149,6 +151,7 @@ _PLACES = (
     (("teachers", "*"), "teacher"),
     (("data", "*", "source"), "source"),
     (("data", "*", "filters", "*"), "filter"),
+    (("data", "*", "transforms", "*"), "transform"),
     (("synthesize",), "synthesizer"),
     *((("train", field), kind) for field, kind in TRAINING_PARTS.items()),
     *((("compare", "*", field), kind) for field, kind in TRAINING_PARTS.items()),
@@ -208,8 +211,8 @@ def component_problems(
         problems += own_problems(location, entry, options)
         for field in type(options).model_fields:
             value = getattr(options, field)
-            if isinstance(value, ScheduleRef):
-                pending.append(((*location, field), "schedule", _as_component(value)))
+            if isinstance(value, PartRef):
+                pending.append(((*location, field), value.KIND, _as_component(value)))
     return problems
 
 

@@ -31,6 +31,13 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "evaluator",
+            "answers",
+            "distill_evaluation.answers:Answers",
+            summary="answers to held-out questions, judged by a checker, with and without a rationale",
+            options="distill_evaluation.answers_options:AnswersOptions",
+        ),
+        component(
+            "evaluator",
             "calibration",
             "distill_evaluation.calibration:Calibration",
             summary="expected calibration error by equal mass, with the reliability curve",

@@ -117,6 +117,20 @@ _ROW_WEIGHTS = (
         "EnsembleVarianceOptions",
         ("exact", "sampled"),
     ),
+    (
+        "domains",
+        "a weight by the record's domain, e.g. of the label and the rationale task",
+        "Domains",
+        "DomainsOptions",
+        (),
+    ),
+    (
+        "progressive-steps",
+        "the last steps of a rationale count first, earlier ones join over training",
+        "ProgressiveSteps",
+        "ProgressiveStepsOptions",
+        (),
+    ),
 )
 
 
@@ -188,7 +202,7 @@ def distill_components() -> Sequence[Component]:
                 f"distill_objectives.row_weights.{name.replace('-', '_')}:{attribute}",
                 summary=summary,
                 options=f"distill_objectives.row_weights.options:{options}",
-                needs=Needs(frozenset({"targets"}), targets),
+                needs=Needs(frozenset({"targets"} if targets else ()), targets),
             )
         )
     components.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from distill_core.options import Options
 from distill_core.plugin import Needs
@@ -32,3 +32,19 @@ class EnsembleVarianceOptions(UncertaintyWeightOptions):
 
     def needs(self, declared: Needs) -> Needs:
         return Needs(signals=declared.signals | {self.signal}, targets=declared.targets)
+
+
+class DomainsOptions(Options):
+    """Options of ``domains``."""
+
+    weights: dict[str, NonNegativeFloat] = Field(min_length=1, description="weight by the record's `domain`")
+    default: NonNegativeFloat = Field(default=1.0, description="weight of every other domain")
+
+
+class ProgressiveStepsOptions(Options):
+    """Options of ``progressive-steps``."""
+
+    start: float = Field(default=0.25, gt=0, le=1, description="share of the steps, from the end, predicted at first")
+    whole_after: float = Field(default=0.5, gt=0, le=1, description="share of training after which all steps count")
+    step_end: str = Field(default=".", min_length=1, description="a token whose text holds this ends a step")
+    domain: str | None = Field(default=None, description="only sequences of this domain; default: all")

@@ -1,0 +1,1 @@
+"""Checkers: is an answer right?"""

@@ -1,0 +1,1 @@
+"""Rationales: written by a teacher, judged, and made into training records."""
