@@ -48,8 +48,14 @@ class EnsembleDistribution:
         return (1.0,)
 
     def prepare(self, batch: TokenBatch, signals: TeacherSignals, rows: RowInfo) -> Mapping[str, Tensor]:
-        """The log of the geometric mean's mass, [N]."""
+        """The log of the geometric mean's mass, [N]; one teacher alone is its own geometric mean, of mass 1.
+
+        Raises:
+            SignalError: an arithmetic mixture of several.
+        """
         log_mass_N = signals.extra.get("log_normalizer")
+        if log_mass_N is None and "ensemble_variance" not in signals.extra:
+            return {}
         if log_mass_N is None:
             raise SignalError(
                 "ensemble-distribution learns from the geometric mean of several teachers: train.aggregate: {use: "
