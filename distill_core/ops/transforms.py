@@ -31,7 +31,7 @@ def refuse_transforms(op: str, inputs: Sequence[Tensor | None], *, values_too: b
     if torch.compiler.is_compiling():
         return
     given = [x for x in inputs if isinstance(x, Tensor)]
-    if any(forward_ad.unpack_dual(x).tangent is not None for x in given):
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in given):  # type: ignore[no-untyped-call]
         raise RuntimeError(
             f"{op}: got an input with a forward-mode tangent (torch.func.jvp, jacfwd, linearize or "
             f"torch.autograd.forward_ad), but the op has no forward-mode derivative. {INSTEAD}"
