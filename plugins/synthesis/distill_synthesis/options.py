@@ -77,7 +77,7 @@ class TextFilesOptions(Options):
     def _one_start(self) -> TextFilesOptions:
         if self.package is not None and self.standard_library:
             raise ValueError(
-                f"paths start from one place: received package: {self.package} and standard_library: true; leave one out"
+                f"two places to start from: received package: {self.package} and standard_library: true, leave one out"
             )
         return self
 
