@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.measure import machine
 from benchmarks.result import command_line
 from benchmarks.side_by_side import rivals
-from benchmarks.side_by_side.process import CONTESTANTS, RIVALS, held_out, in_fresh_process, initial_kl
+from benchmarks.side_by_side.process import CONTESTANTS, RIVALS, USUAL, held_out, in_fresh_process, initial_kl
 from benchmarks.side_by_side.table import table
 from benchmarks.side_by_side.world import Settings, World, make
 
@@ -32,20 +32,20 @@ SIZES = {
         held_out=32,
         seed=0,
         topk=64,
-        threshold=12,
+        threshold=64,
     ),
     "smollm2": Settings(
         size="smollm2",
         batch=4,
         length=256,
-        steps=10,
+        steps=8,
         warm_up=2,
         lr_warm_up=3,
         learning_rate=1e-3,
         held_out=16,
         seed=0,
         topk=64,
-        threshold=12,
+        threshold=64,
     ),
 }
 TITLES = {
@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny", help="tiny: minutes; smollm2: half an hour on a core")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument("--steps", type=int, default=None, help="optimizer steps; default: that of the size")
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=None, help="contestants; default: all")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=None, help=f"default: {' '.join(USUAL)}")
     parser.add_argument("--work", default=None, help="directory of measurements, default runs/trl_training/SIZE")
     parser.add_argument("--at-most", type=int, default=None, help="stop after so many new measurements")
 
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         settings = replace(settings, steps=options.steps)
     directory = Path(options.work) if options.work else Path("runs") / "trl_training" / options.size
     world = make(directory.resolve(), settings)
-    chosen = [name for name in CONTESTANTS if not options.only or name in options.only]
+    chosen = [name for name in CONTESTANTS if name in (options.only or USUAL)]
     if "store" in chosen and "capture" not in chosen:
         raise SystemExit("--only: `store` reads what `capture` leaves; name both")
     reason = rivals.missing()

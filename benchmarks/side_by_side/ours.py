@@ -35,7 +35,13 @@ def capture(world: World, scratch: Path) -> dict[str, Any]:
 
 
 def live(world: World, scratch: Path) -> dict[str, Any]:
-    """The teacher answers in each step with its K largest logits and the tail (`train.sparse: topk`)."""
+    """The teacher answers in each step with a threshold sample, as `capture` stores it."""
+    sparse = {"method": "threshold", "k": world.settings.threshold}
+    return _train(world, scratch, teacher_of(world), {"teacher": "live", "sparse": sparse})
+
+
+def live_topk(world: World, scratch: Path) -> dict[str, Any]:
+    """The teacher answers in each step with its K largest logits and the mass of the rest."""
     sparse = {"method": "topk", "k": world.settings.topk}
     return _train(world, scratch, teacher_of(world), {"teacher": "live", "sparse": sparse})
 

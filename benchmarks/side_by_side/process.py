@@ -24,10 +24,14 @@ CONTESTANTS: dict[str, Callable[[World, Path], dict[str, Any]]] = {
     "capture": ours.capture,
     "store": ours.stored,
     "live": ours.live,
+    "live-topk": ours.live_topk,
     "distillation": rivals.distillation,
     "gkd": rivals.gkd,
 }
 """In the order of a round; `store` reads what `capture` of its round left."""
+
+USUAL = tuple(name for name in CONTESTANTS if name != "live-topk")
+"""Who takes part if nobody is named."""
 
 RIVALS = ("distillation", "gkd")
 

@@ -13,6 +13,7 @@ NAMES = {
     "distillation": "TRL `DistillationTrainer`",
     "gkd": "TRL `GKDTrainer`",
     "live": "distill-core, live teacher",
+    "live-topk": "distill-core, live teacher, top-k and the rest",
     "store": "distill-core, from the store",
     "capture": "distill-core, capture",
 }
@@ -71,7 +72,7 @@ def comparison(result: dict[str, Any], rival: str) -> str:
     """Ours over one rival."""
     rounds = {name: case["rounds"] for name, case in result["cases"].items() if "rounds" in case}
     other, rows = rounds[rival], []
-    for name in ("live", "store"):
+    for name in ("live", "live-topk", "store"):
         if name not in rounds:
             continue
         own = rounds[name]
@@ -121,14 +122,15 @@ def first_losses(result: dict[str, Any]) -> str:
     for name in RIVALS:
         if (value := first(name)) is not None:
             parts.append(f"{NAMES[name]} is off by {abs(value - expected['full']):.1e}")
-    if (value := first("live")) is not None:
+    if (value := first("live-topk")) is not None:
         parts.append(
             f"KL on the {result['settings']['topk']} largest entries and a bucket for the rest {expected['topk']:.4f}, "
-            f"ours with the live teacher is off by {abs(value - expected['topk']):.1e}"
+            f"{NAMES['live-topk']} is off by {abs(value - expected['topk']):.1e}"
         )
-    if (value := first("store")) is not None:
-        deviation = (value - expected["full"]) / expected["threshold_sd"]
-        parts.append(f"ours from the store, whose mean is the full KL, {deviation:+.1f} standard deviations from it")
+    for name in ("live", "store"):
+        if (value := first(name)) is not None:
+            deviation = (value - expected["full"]) / expected["threshold_sd"]
+            parts.append(f"{NAMES[name]}, a sample with that mean, {deviation:+.2f} standard deviations from it")
     return "First step, against dense fp64 formulas: " + "; ".join(parts) + "."
 
 
