@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from benchmarks.objective_arms import FULL, HARD
 from benchmarks.paired_seeds import (
     HIGHER_IS_BETTER,
     MARGIN_SHARE,
+    MINIMUM_SEEDS,
     Comparison,
     comparisons,
     equivalent,
@@ -27,7 +29,7 @@ def table(result: dict[str, Any]) -> str:
     """Markdown: sizes, figures, comparisons in held-out KL, and what follows from them."""
     known = {unit["arm"] for unit in result["units"]}
     named = [arm for arm in result["arms"] if arm["name"] in known]
-    parts = [sizes(result), figures(result, named)]
+    parts = [sizes(result), *unfinished(result), figures(result, named)]
     if {HARD, FULL} <= known:
         names = [arm["name"] for arm in named]
         parts += [compared(result, named), verdicts(result, names)]
@@ -49,6 +51,16 @@ def sizes(result: dict[str, Any]) -> str:
         f"{size['learning_rate']:g} for all. Held out: {sum(data['rows']):,} tokens of {len(data['documents'])} later "
         f"speeches. {result['machine']}."
     )
+
+
+def unfinished(result: dict[str, Any]) -> list[str]:
+    """A sentence where arms or seeds are missing."""
+    done = Counter(unit["seed"] for unit in result["units"])
+    every = len(result["arms"])
+    if len(done) >= MINIMUM_SEEDS and set(done.values()) == {every}:
+        return []
+    counts = ", ".join(f"seed {seed}: {count} of {every} arms" for seed, count in sorted(done.items()))
+    return [f"**Unfinished** ({counts}); nothing is claimed of an arm that has fewer than {MINIMUM_SEEDS} seeds."]
 
 
 def figures(result: dict[str, Any], named: list[dict[str, str]]) -> str:

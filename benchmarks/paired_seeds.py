@@ -27,6 +27,9 @@ HIGHER_IS_BETTER = {"forward_kl": False, "cross_entropy": False, "top1_agreement
 EQUIVALENCE = 0.90
 """Level of the interval that must lie within the margin: two one-sided tests at 5 %."""
 
+MINIMUM_SEEDS = 5
+"""Of fewer, figures are shown and nothing is claimed."""
+
 MARGIN_SHARE = 0.05
 """The margin, as a share of the gap between hard labels and full KD."""
 
@@ -40,7 +43,7 @@ class Comparison:
         over_seeds: paired by seed, each seed's value being that over all documents.
         over_documents: paired by document, each document's sum being the mean over the seeds.
         p_seeds, p_documents: p values after Holm's correction over the arms.
-        verdict: at 5 %; ``better`` or ``worse`` only where both views say so.
+        verdict: at 5 %; ``better`` or ``worse`` only where both views say so, ``undecidable`` for too few seeds.
     """
 
     seeds: int
@@ -115,6 +118,7 @@ def comparisons(result: dict[str, Any], arms: list[str], reference: str, metric:
             verdict(over_seeds, higher_is_better=up, p_adjusted=p_seed),
             verdict(over_documents, higher_is_better=up, p_adjusted=p_document),
         )
+        said = said if seeds >= MINIMUM_SEEDS else "undecidable"
         found[arm] = Comparison(seeds, over_seeds, over_documents, p_seed, p_document, said)
     return found
 
@@ -133,6 +137,6 @@ def margin(result: dict[str, Any], *, hard: str, full: str, metric: str = "forwa
 
 
 def equivalent(comparison: Comparison, margin: float) -> bool:
-    """Whether both intervals lie within the margin on either side of 0; one seed or document shows nothing."""
+    """Whether both intervals lie within the margin on either side of 0; too few seeds or documents show nothing."""
     ends = [*comparison.over_seeds.interval, *comparison.over_documents.interval]
-    return all(abs(end) < margin for end in ends)  # False for NaN
+    return comparison.seeds >= MINIMUM_SEEDS and all(abs(end) < margin for end in ends)  # False for NaN

@@ -276,11 +276,16 @@ def test_equivalence_and_verdicts_need_both_views() -> None:
     assert found["worse"].p_seeds > pair(result, "worse", FULL, "forward_kl")[1].p_value, "Holm raises it"
 
 
-def test_one_seed_decides_nothing() -> None:
+def test_fewer_than_five_seeds_decide_nothing() -> None:
     result = measured({HARD: spread(3.0, [0.0]), FULL: spread(2.0, [0.0])})
     (found,) = comparisons(result, [HARD, FULL], FULL, "forward_kl").values()
     assert found.verdict == "undecidable" and not equivalent(found, 10.0)
     assert "one seed" in objective_report.table(result)
+    four = measured({HARD: spread(3.0, NOISE[:4]), FULL: spread(2.0, NOISE[:4]), "jsd": spread(2.0, NOISE)})
+    found = comparisons(four, [HARD, FULL], FULL, "forward_kl")[HARD]
+    assert found.over_seeds.p_value < 1e-6 and found.verdict == "undecidable" and not equivalent(found, 10.0)
+    assert "**Unfinished** (seed 0: 3 of 3 arms, " in objective_report.table(four)
+    assert "seed 4: 1 of 3 arms)" in objective_report.table(four)
 
 
 def test_table_shows_every_arm_and_the_margin() -> None:
@@ -290,6 +295,6 @@ def test_table_shows_every_arm_and_the_margin() -> None:
         "| `jsd` | a loss | a target | 5 | 2.000 ± 0.000 |" in page and "| *teacher* | | | |  | 2.000 ± 0.000 |" in page
     )
     assert "Margin of equivalence, 5% of the first: 0.0500 nat" in page
-    assert "within it): `jsd`." in page
+    assert "within it): `jsd`." in page and "Unfinished" not in page
     partial = measured({"jsd": spread(2.0, NOISE)})
     assert "Paired" not in objective_report.table(partial)
