@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks.objective_arms import FULL, HARD
 from benchmarks.paired_seeds import (
-    HIGHER_IS_BETTER,
     MARGIN_SHARE,
     MINIMUM_SEEDS,
     Comparison,
@@ -39,17 +38,14 @@ def table(result: dict[str, Any]) -> str:
 def sizes(result: dict[str, Any]) -> str:
     """What was trained and measured on."""
     size, data = result["settings"], result["data"]
-    head = (
-        "frozen, as are the embeddings it is tied to" if size["freeze_head"] else "and embeddings (tied) trained along"
-    )
+    head = "head and embeddings frozen" if size["freeze_head"] else "head and embeddings (tied) trained along"
     layers = ", ".join(map(str, size["layers"]))
     seen = "once" if size["epochs"] == 1 else f"{size['epochs']} times"
     return (
         f"Student: the layers {layers} of 30, {head}; {size['steps']} steps of {size['batch']} sequences of "
         f"{size['window']} tokens ({data['train_rows']:,} predicted tokens of {data['train_documents']} speeches, "
-        f"each seen {seen}), learning rate "
-        f"{size['learning_rate']:g} for all. Held out: {sum(data['rows']):,} tokens of {len(data['documents'])} later "
-        f"speeches. {result['machine']}."
+        f"each seen {seen}), learning rate {size['learning_rate']:g} for all. Held out: {sum(data['rows']):,} tokens "
+        f"of {len(data['documents'])} later speeches; {result['machine']}."
     )
 
 
@@ -124,9 +120,9 @@ def verdicts(result: dict[str, Any], names: list[str]) -> str:
     found = comparisons(result, names, FULL, KL)
     width = margin(result, hard=HARD, full=FULL)
     same = [f"`{name}`" for name, one in found.items() if equivalent(one, width)]
-    gaps = {metric: comparisons(result, names, FULL, metric)[HARD].over_seeds.difference for metric in HIGHER_IS_BETTER}
+    gap, ce = (comparisons(result, names, FULL, metric)[HARD].over_seeds.difference for metric in (KL, "cross_entropy"))
     return (
-        f"Gap between hard labels and full KD: {gaps[KL]:.3f} nat in KL, {gaps['cross_entropy']:+.3f} in CE. Margin of "
-        f"equivalence, {MARGIN_SHARE:.0%} of the first: {width:.4f} nat. Equivalent to full KD (both 90 % intervals "
-        f"within it): {', '.join(same) or 'none'}."
+        f"Hard labels minus full KD: {gap:+.3f} nat in KL, {ce:+.3f} in CE. Margin of equivalence, {MARGIN_SHARE:.0%} "
+        f"of the first: {width:.4f} nat. Equivalent to full KD (both 90 % intervals within it): "
+        f"{', '.join(same) or 'none'}."
     )
