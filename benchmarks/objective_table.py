@@ -35,6 +35,7 @@ from distill_core.engine.evaluation import EvaluationTarget, evaluate
 from distill_core.engine.loading import RawRunFile
 from distill_core.engine.prepare import prepare_data
 from distill_core.engine.progress import Progress
+from distill_core.engine.run_lock import run_lock
 from distill_core.engine.stored import StoredSignals
 from distill_core.engine.student import initialise_student, without_progress_bars
 from distill_core.engine.training import train
@@ -266,21 +267,22 @@ def about(options: argparse.Namespace, experiment: Experiment) -> dict[str, Any]
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the units that have no file yet."""
-    units = missing(options)
+    chosen(options)  # an unknown arm is refused before anything is made
     if options.epochs < 1 or math.ceil(options.steps * options.batch / options.epochs) * options.epochs != (
         options.steps * options.batch
     ):
         raise SystemExit(
             "objective_table: --steps times --batch must be a multiple of --epochs, so that epochs are whole"
         )
-    with without_progress_bars():
-        return _run(options, units)
+    Path(options.cache).mkdir(parents=True, exist_ok=True)
+    with run_lock(Path(options.cache)), without_progress_bars():
+        return _run(options)
 
 
-def _run(options: argparse.Namespace, units: list[tuple[Arm, int]]) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     experiment = Experiment(options)
     common = about(options, experiment)
-    for arm, seed in units:
+    for arm, seed in missing(options):
         found = experiment.unit(arm, seed)
         save(found, unit_path(options, arm.name, seed))
         result = gathered(options, common)

@@ -16,8 +16,9 @@ from benchmarks.objective_arms import FULL, HARD, arms, run_file
 from benchmarks.paired_seeds import comparisons, document_sums, equivalent, figure, margin, pair, seed_values
 from benchmarks.remembered_states import RememberedStates
 from distill_core.engine.loading import RawRunFile
+from distill_core.engine.run_lock import run_lock
 from distill_core.engine.validate import check_run
-from distill_core.errors import ConfigError
+from distill_core.errors import ConfigError, DistillError
 from distill_core.interfaces import BuildContext
 from distill_core.plugin import Needs
 from distill_core.registry import get_registry, reset_registry
@@ -204,6 +205,13 @@ def test_other_settings_are_refused(words, tmp_path: Path) -> None:
         objective_table.run(parse(words("--arms", "soft-labels")))
     with pytest.raises(SystemExit, match="multiple of --epochs"):
         objective_table.run(parse(words("--epochs", "4")))
+
+
+def test_two_runs_in_one_cache_are_refused(words, tmp_path: Path) -> None:
+    options = parse(words())
+    Path(options.cache).mkdir()
+    with run_lock(Path(options.cache)), pytest.raises(DistillError, match="another distill process"):
+        objective_table.run(options)
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------
