@@ -27,6 +27,7 @@ NAMES = (
     "target_bias",
     "store_size",
     "trl_training",
+    "objective_table",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

@@ -23,7 +23,7 @@ class Sparsity:
         seed: of the run; each step draws afresh with a seed of its own.
 
     >>> Sparsity(SparseConfig(method="topk", k=8), registry=None, total_steps=10, seed=3)((1.0,), step=2)
-    SparseSpec(method='topk', k=8, temperatures=(1.0,), seed=5, draws=1)
+    SparseSpec(method='topk', k=8, temperatures=(1.0,), seed=5, draws=1, ids_NK=None)
     """
 
     def __init__(self, config: SparseConfig | None, *, registry: Any, total_steps: int, seed: int) -> None:

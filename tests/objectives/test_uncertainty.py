@@ -169,6 +169,9 @@ def test_the_likelihood_of_the_teachers_under_the_students_dirichlet(k: int, shi
 
     info = RowInfo(LABELS, LABELS, LABELS, extra=extra)
     check(objective, target, logits(4, N, V), info, dense)
+    assert objective.prepare(None, TeacherSignals(target=target), INFO) == {}
+    with pytest.raises(SignalError, match="learns from the geometric mean of several teachers"):
+        objective.prepare(None, TeacherSignals(extra={"ensemble_variance": log_mass_N}), INFO)
 
 
 def test_concentrations_of_a_language_model_lose_no_digits() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import islice
 
 import pytest
@@ -76,7 +75,6 @@ def test_checkers() -> None:
 
 
 def test_reasoning_gym_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("distill_synthesis.questions.reasoning_gym_tasks.find_spec", lambda name: None)
     for options in (ReasoningGymOptions(task="chain_sum"), ReasoningGymAnswerOptions()):
         (problem,) = options.problems()

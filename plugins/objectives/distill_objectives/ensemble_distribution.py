@@ -48,8 +48,14 @@ class EnsembleDistribution:
         return (1.0,)
 
     def prepare(self, batch: TokenBatch, signals: TeacherSignals, rows: RowInfo) -> Mapping[str, Tensor]:
-        """The log of the geometric mean's mass, [N]."""
+        """The log of the geometric mean's mass, [N]; one teacher alone is its own geometric mean, of mass 1.
+
+        Raises:
+            SignalError: an arithmetic mixture of several.
+        """
         log_mass_N = signals.extra.get("log_normalizer")
+        if log_mass_N is None and "ensemble_variance" not in signals.extra:
+            return {}
         if log_mass_N is None:
             raise SignalError(
                 "ensemble-distribution learns from the geometric mean of several teachers: train.aggregate: {use: "
@@ -87,8 +93,8 @@ def dirichlet_log_density(log_alpha_nC: Tensor, mean_logp_nC: Tensor, real_nC: T
         real_nC: which entries are outcomes; the others count for nothing.
 
     >>> even = torch.zeros(1, 3, dtype=torch.float64)  # Dirichlet(1, 1, 1): density 2 everywhere
-    >>> dirichlet_log_density(even, even.log_softmax(1), even == 0).exp()
-    tensor([2.], dtype=torch.float64)
+    >>> round(dirichlet_log_density(even, even.log_softmax(1), even == 0).exp().item(), 9)
+    2.0
     """
     log_alpha_nC = log_alpha_nC.masked_fill(~real_nC, -math.inf)
     log_total_n = log_alpha_nC.logsumexp(dim=1)

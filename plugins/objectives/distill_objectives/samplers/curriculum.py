@@ -25,7 +25,8 @@ class Curriculum:
     ``c(t) = min(1, c0 + (1 - c0) t / T)`` (linear) or ``min(1, sqrt(c0^2 + (1 - c0^2) t / T))`` (root), T the part of
     the run that ``until`` names. From then on the data goes by in one random permutation after another.
 
-    >>> [Curriculum(CurriculumOptions(start_share=0.2, pacing="linear")).share(step, 10) for step in (0, 3, 5)]
+    >>> curriculum = Curriculum(CurriculumOptions(start_share=0.2, pacing="linear"))
+    >>> [round(curriculum.share(step, 10), 9) for step in (0, 3, 5)]
     [0.2, 0.68, 1.0]
     """
 

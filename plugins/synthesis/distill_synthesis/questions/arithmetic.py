@@ -42,9 +42,9 @@ class Arithmetic:
 
     >>> record = next(Arithmetic(ArithmeticOptions(count=1, min_steps=2, max_steps=2)).records())
     >>> record["question"]
-    'Lucy has 6 shells. Lucy finds 8 more. Lucy loses 6. How many shells does Lucy have now?'
+    'Anna has 19 pencils. Anna sells 8. Anna loses 9. How many pencils does Anna have now?'
     >>> record["rationale"], record["answer"]
-    ('6 + 8 = 14. 14 - 6 = 8.', '8')
+    ('19 - 8 = 11. 11 - 9 = 2.', '2')
     """
 
     def __init__(self, options: ArithmeticOptions) -> None:

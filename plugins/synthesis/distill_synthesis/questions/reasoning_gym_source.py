@@ -10,7 +10,7 @@ from typing import Any
 
 from distill_core.errors import DataError
 from distill_synthesis.questions.options import ReasoningGymOptions
-from distill_synthesis.questions.reasoning_gym_tasks import open_task
+from distill_synthesis.questions.reasoning_gym_tasks import SIZE, open_task
 from distill_synthesis.questions.split import is_held_out
 
 FRUITLESS_DRAWS = 1000
@@ -33,6 +33,11 @@ class ReasoningGym:
         seen, fruitless, index = set[str](), 0, -1
         while len(seen) < options.count:
             index += 1
+            if index == SIZE:
+                raise DataError(
+                    f"reasoning-gym: count is {options.count}, but {SIZE} entries of {options.task} gave {len(seen)} "
+                    f"different questions of the split {options.split}: ask for fewer"
+                )
             entry = task[index]
             question, answer = str(entry["question"]).strip(), entry["answer"]
             if question in seen or is_held_out(question) != (options.split == "held-out"):

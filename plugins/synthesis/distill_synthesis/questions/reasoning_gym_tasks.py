@@ -8,8 +8,8 @@ from typing import Any
 
 from distill_core.errors import DataError
 
-SIZE = 2**31 - 1
-"""Tasks make each entry from seed and index alone; their size is no more than a bound of the index."""
+SIZE = 2**17
+"""Bound of the index, always the same: some tasks draw a list of this length when they are opened."""
 
 MISSING = "use: needs the library reasoning-gym: pip install 'distill-synthesis[reasoning-gym]'"
 
