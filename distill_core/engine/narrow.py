@@ -141,10 +141,9 @@ def _choose(source: dict[str, Tensor], embedding_VD: Tensor, shape: _Shape, widt
         neurons_I = found_weights[OUT_OF[0]].norm(dim=0)
         for name in INTO:
             neurons_I = neurons_I * found_weights[name].norm(dim=1)
-        values_G = found_weights["self_attn.v_proj"].unflatten(0, (shape.groups, -1)).flatten(1).norm(dim=1)
-        out_G = (
-            found_weights["self_attn.o_proj"].unflatten(1, (shape.groups, -1)).transpose(0, 1).flatten(1).norm(dim=1)
-        )
+        values, out = found_weights[KEYS[1]], found_weights[OUT[0]]
+        values_G = values.reshape(shape.groups, -1).norm(dim=1)
+        out_G = out.reshape(out.shape[0], shape.groups, -1).transpose(0, 1).reshape(shape.groups, -1).norm(dim=1)
         kept.neurons[layer] = _largest(neurons_I, width.intermediate_size)
         kept.groups[layer] = _largest(values_G * out_G, width.key_value_heads)
     return kept
