@@ -12,6 +12,7 @@ from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainConfig
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
+from distill_core.engine.selection_problems import selection_problems
 from distill_core.engine.supply import (
     SAMPLED_METHODS,
     Supply,
@@ -54,6 +55,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         *_teacher_problems(config),
         *_synthesis_problems(config, components),
         *_writer_problems(config, components),
+        *selection_problems(config, components),
         *_capture_problems(config, components),
         *_student_problems(config),
         *task_problems(config, components),
