@@ -130,7 +130,7 @@ def test_el2n_and_grand_by_autograd(tmp_path: Path, model_features: MakeFeatures
     for one in POOL:
         ids = torch.from_numpy(one.input_ids).long()
         p = model(ids[None]).logits[0, :-1].softmax(-1)
-        errors.append(float((p - functional.one_hot(ids[1:], VOCABULARY)).norm(dim=-1).mean()))
+        errors.append(float((p - functional.one_hot(ids[1:], VOCABULARY)).norm(dim=-1).mean().detach()))
         gradients = torch.autograd.grad(own_loss(model, one), weights)
         norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
     for use, expected in (("el2n", errors), ("grand", norms)):
