@@ -195,6 +195,26 @@ def trained_by_hand(orders: Any) -> Any:
         yield model, layers, m, v, step, sum(rates) / len(rates)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_the_update_is_the_next_step_of_adam(steps: int) -> None:
+    """After some steps of torch's own Adam, its next step is the learning rate times the update."""
+    from distill_synthesis.selectors.warm_up import adam_update
+
+    generator = torch.Generator().manual_seed(steps)
+    gradients = torch.randn(steps + 1, 4, 3, dtype=torch.float64, generator=generator)
+    weight = torch.nn.Parameter(torch.zeros(4, 3, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.5)
+    for gradient in gradients[:-1]:
+        weight.grad = gradient
+        optimizer.step()
+    state = optimizer.state.get(weight, {"exp_avg": torch.zeros(4, 3), "exp_avg_sq": torch.zeros(4, 3)})
+    expected = adam_update(gradients[-1:], state["exp_avg"].clone(), state["exp_avg_sq"].clone(), steps)
+    before = weight.detach().clone()
+    weight.grad = gradients[-1]
+    optimizer.step()
+    torch.testing.assert_close((before - weight.detach()) / 0.5, expected[0])
+
+
 def test_less_by_per_sample_autograd_and_an_explicit_sign_matrix(tmp_path: Path, model_features: MakeFeatures) -> None:
     from distill_synthesis.selectors.strata import generator
 

@@ -137,10 +137,16 @@ def test_budgets() -> None:
 
 
 def test_a_token_budget_is_never_exceeded(tiny: Workshop) -> None:
-    tiny.good["select"]["budget"] = {"tokens": 60}
-    done(tiny)
-    kept = TokenDataset.open(tiny.output / "select")
-    assert 0 < kept.n_tokens <= 60
+    """What is kept is the longest start of the selector's order that fits."""
+    write_rows(tiny.directory / "train.jsonl", [text[: 12 + 7 * i] for i, text in enumerate(ROWS)])
+    for tokens in (30, 45, 60, 80, 100):
+        tiny.good["select"]["budget"] = {"tokens": tokens}
+        done(tiny)
+        rows = sorted(decisions(tiny).to_pylist(), key=lambda row: row["rank"])
+        sums = np.cumsum([row["tokens"] for row in rows])
+        assert len(set(np.diff(sums))) > 1, "sequences of one length would show nothing"
+        assert [row["kept"] for row in rows] == (sums <= tokens).tolist()
+        assert TokenDataset.open(tiny.output / "select").n_tokens <= tokens
     with pytest.raises(DataError, match=r"select.budget.tokens is 2, less than the shortest sequence"):
         done(tiny, "select.budget.tokens=2")
     with pytest.raises(DataError, match=r"select.budget.tokens is 99999, but data.train has"):
