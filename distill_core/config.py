@@ -89,12 +89,52 @@ class SplitConfig(Section):
 class DataConfig(Section):
     train: SplitConfig = Field(description="what is trained on")
     eval: SplitConfig = Field(description="what is judged on; choose it apart from the training data")
+    target: SplitConfig | None = Field(
+        default=None,
+        description="examples of what the student shall be good at, for selectors that aim at them; apart from eval",
+    )
     sequence_length_tokens: PositiveInt = Field(default=256, description="longest sequence; longer documents are cut")
     min_sequence_tokens: PositiveInt = Field(default=16, description="shorter remainders are dropped")
     overlong: Literal["cut", "error"] = Field(
         default="cut", description="records longer than a sequence: cut into several (text) or refuse"
     )
     add_bos: bool = Field(default=False, description="start every sequence with the tokenizer's BOS")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that are prepared."""
+        return ("train", "eval") if self.target is None else ("train", "eval", "target")
+
+
+class BudgetConfig(Section):
+    """How much is kept; exactly one of the three."""
+
+    sequences: PositiveInt | None = Field(default=None, description="so many sequences")
+    tokens: PositiveInt | None = Field(default=None, description="as many sequences as fit into so many tokens")
+    share: float | None = Field(
+        default=None, gt=0, le=1, description="this share of the pool's sequences, above 0 to 1"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> BudgetConfig:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of sequences, tokens and share says how much is kept; given: {', '.join(given) or 'none'}"
+            )
+        return self
+
+
+class SelectConfig(Section):
+    """Which of the prepared training sequences are learned from."""
+
+    selector: ComponentRef = Field(description="who chooses")
+    budget: BudgetConfig = Field(description="how much is kept")
+    batch_sequences: PositiveInt = Field(default=8, description="sequences per pass of a model that is asked")
+    features: str | None = Field(
+        default=None,
+        description="directory of features that selectors share; default: `features` in the run's directory",
+    )
 
 
 class Width(Section):
@@ -349,6 +389,9 @@ class RunConfig(Section):
     student: StudentConfig = Field(description="the model that learns")
     synthesize: ComponentRef | None = Field(
         default=None, description="a synthesizer that makes the training records from those of data.train.source"
+    )
+    select: SelectConfig | None = Field(
+        default=None, description="which of the prepared training sequences are learned from; default: all"
     )
     capture: CaptureConfig | list[CaptureConfig] | None = Field(default=None, description="stores of teacher signals")
     train: TrainConfig = Field(default_factory=TrainConfig, description="the training of the student")

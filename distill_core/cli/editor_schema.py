@@ -15,6 +15,7 @@ _KIND_OF_FIELD = {
     "filters": "filter",
     "transforms": "transform",
     "synthesize": "synthesizer",
+    "selector": "selector",
     "objectives": "objective",
     "evaluators": "evaluator",
 }

@@ -67,7 +67,12 @@ def validate(file: RunFile, set_: Set = None) -> None:
 
     checked = load_run_file(file, set_ or (), registry=get_registry())
     config = checked.config
-    stages = ["data", "student", *(f"capture {c.name}" for c in config.captures)]
+    stages = [
+        "data",
+        "student",
+        *(["select"] if config.select else []),
+        *(f"capture {c.name}" for c in config.captures),
+    ]
     stages += [f"train {name}" for name in config.trainings()]
     typer.echo(f"{file} is valid: {len(checked.components)} components; stages: {', '.join(stages)}, evaluate, report")
 

@@ -16,7 +16,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only errors and
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (run, capture, synthesize, train, evaluate, report, doctor, version):
+    for command in (run, capture, synthesize, select, train, evaluate, report, doctor, version):
         app.command()(command)
 
 
@@ -33,6 +33,11 @@ def capture(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
 def synthesize(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Run the synthesizer of the run file."""
     _run(file, set_, quiet, "synthesize")
+
+
+def select(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
+    """Choose the training sequences, and run the stages that this needs if those are not finished."""
+    _run(file, set_, quiet, "select")
 
 
 def train(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
@@ -61,6 +66,8 @@ def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None)
     checked = load_run_file(file, overrides or (), registry=registry)
     if upto == "synthesize" and checked.config.synthesize is None:
         raise DistillError(f"{file} has no `synthesize:` section: name a synthesizer there, or use `distill run`")
+    if upto == "select" and checked.config.select is None:
+        raise DistillError(f"{file} has no `select:` section: name a selector and a budget there, or use `distill run`")
     if upto == "capture" and not checked.config.captures:
         raise DistillError(f"{file} has no `capture:` section: there is nothing to capture")
     leads = os.environ.get("RANK", "0") == "0"

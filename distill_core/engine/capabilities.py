@@ -12,6 +12,7 @@ from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainCon
 from distill_core.engine.capture_capabilities import capture_problems, listed, missing_temperatures, sparse_problems
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
+from distill_core.engine.selection_problems import selection_problems
 from distill_core.engine.supply import (
     SAMPLED_METHODS,
     Supply,
@@ -32,6 +33,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         *_teacher_problems(config),
         *_synthesis_problems(config, components),
         *_writer_problems(config, components),
+        *selection_problems(config, components),
         *capture_problems(config, components),
         *_student_problems(config),
         *task_problems(config, components),

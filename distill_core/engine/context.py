@@ -62,10 +62,17 @@ class RunContext:
         return self._task
 
     def dataset(self, split: str) -> TokenDataset:
-        """The prepared sequences of ``train`` or ``eval``."""
+        """The sequences of ``train`` (the selected ones, where there is a selection), ``eval`` or ``target``."""
+        return self._opened("select" if split == "train" and self.config.select is not None else f"data:{split}")
+
+    def prepared(self, split: str) -> TokenDataset:
+        """All prepared sequences of a split: of ``train``, the pool that a selection chooses from."""
+        return self._opened(f"data:{split}")
+
+    def _opened(self, stage: str) -> TokenDataset:
         from distill_core.engine.data import TokenDataset
 
-        return TokenDataset.open(self.path(f"data:{split}"), inputs=getattr(self.task, "inputs", None))
+        return TokenDataset.open(self.path(stage), inputs=getattr(self.task, "inputs", None))
 
     def tokenizer(self) -> Any:
         """The student's tokenizer, which makes the data: its own, its model's, or the teacher's.

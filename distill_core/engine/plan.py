@@ -1,7 +1,8 @@
 """The stages of a run in order, and what the output of each depends on. No torch.
 
 ``data:train`` and ``data:eval``, ``student``, ``capture:<name>``, ``train:<name>``, ``evaluate``, ``report``; with a
-``synthesize`` section also ``synthesize`` before ``data:train``. A stage's *parts* are a flat mapping of everything its
+``synthesize`` section also ``synthesize`` before ``data:train``, with a ``select`` section ``select``, whose sequences
+are then those that captures and trainings read. A stage's *parts* are a flat mapping of everything its
 output depends on; its fingerprint is their hash together with the digests of what earlier stages wrote.
 """
 
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from distill_core.engine.validate import CheckedRun
     from distill_core.registry import Registry
 
-KINDS = ("synthesize", "data", "student", "capture", "train", "evaluate", "report")
+KINDS = ("synthesize", "data", "student", "select", "capture", "train", "evaluate", "report")
 
-RESUMABLE = ("synthesize", "capture", "train")
+RESUMABLE = ("synthesize", "select", "capture", "train")
 """Stages that go on where they were interrupted; the others are short and start over."""
+
+SELECTOR_INPUTS = {"target": "data:target", "model": "student"}
+"""What a selector can ask for, and the stage that makes it; ``labels`` come with the task."""
 
 _NO_EFFECT = ("keep_checkpoints", "trackers")
 """Fields of a training that change nothing in its result."""
@@ -97,12 +101,18 @@ def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
         yield stage("synthesize", "", (), parts.synthesize)
     for split in ("train", "eval"):
         yield stage("data", split, synthesis if split == "train" else (), lambda s=split: parts.data(s))  # type: ignore[misc]
+    if config.data.target is not None:
+        yield stage("data", "target", ("data:eval",), lambda: parts.data("target"))
     yield stage("student", "", (), parts.student)
+    learned = "data:train"
+    if config.select is not None:
+        learned = "select"
+        yield stage("select", "", ("data:train", *parts.selector_reads()), parts.select)
     for capture in config.captures:
-        yield stage("capture", capture.name, ("data:train", "student"), lambda c=capture: parts.capture(c))  # type: ignore[misc]
+        yield stage("capture", capture.name, (learned, "student"), lambda c=capture: parts.capture(c))  # type: ignore[misc]
     trainings = config.trainings()
     for name, training in trainings.items():
-        inputs = ["data:train", "student"]
+        inputs = [learned, "student"]
         if training.eval_steps is not None:
             inputs.append("data:eval")
         if training.teacher == "store":
@@ -111,7 +121,9 @@ def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
     trained = [f"train:{name}" for name in trainings]
     yield stage("evaluate", "", ["data:eval", *trained], parts.evaluate)
     captured = [f"capture:{capture.name}" for capture in config.captures]
-    yield stage("report", "", ["evaluate", "data:train", "data:eval", "student", *captured, *trained], parts.report)
+    prepared = [f"data:{split}" for split in config.data.splits]
+    read = ["evaluate", *prepared, "student", *(["select"] if config.select else []), *captured, *trained]
+    yield stage("report", "", read, parts.report)
 
 
 class PartsOf:
@@ -132,17 +144,29 @@ class PartsOf:
 
     def data(self, split: str) -> Parts:
         section = getattr(self.config.data, split)
-        options = self.config.data.model_dump(mode="json", exclude={"train", "eval"})
+        options = self.config.data.model_dump(mode="json", exclude={"train", "eval", "target"})
         parts: Parts = dict(flat("data", options))
         for name in ("limit_sequences", "document_sequences"):
             parts[f"data.{split}.{name}"] = getattr(section, name)
-        if split == "eval" or self.config.synthesize is None:
+        if split != "train" or self.config.synthesize is None:
             parts.update(self._source(split))
         for index in range(len(section.filters)):
             parts.update(self._component(("data", split, "filters", index)))
         for index in range(len(section.transforms)):
             parts.update(self._component(("data", split, "transforms", index)))
         return {**parts, **self._task(), **self._tokenizer(), **_code()}
+
+    def selector_reads(self) -> tuple[str, ...]:
+        """The stages that the selector reads beside its pool."""
+        component = self.components[("select", "selector")]
+        wanted = component.entry.needs(component.options).signals
+        return tuple(stage for signal, stage in SELECTOR_INPUTS.items() if signal in wanted)
+
+    def select(self) -> Parts:
+        assert self.config.select is not None
+        budget = self.config.select.budget.model_dump(mode="json", exclude_none=True)
+        parts: Parts = dict(flat("select.budget", budget))
+        return {**parts, **self._component(("select", "selector")), **self._task(), **self._seed(), **_code()}
 
     def student(self) -> Parts:
         options = self.config.student.model_dump(mode="json")

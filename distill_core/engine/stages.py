@@ -89,14 +89,15 @@ def data(context: RunContext, stage: Stage) -> Notes:
         task=context.task,
     )
     notes: Notes = {"sequences": len(dataset), "tokens": dataset.n_tokens}
-    if stage.item == "eval":
-        shared = _shared_documents(context.dataset("train"), dataset)
-        if shared:
-            context.progress.say(
-                f"data:eval: warning: {len(shared)} documents are in both splits, e.g. {shared[0]}: held-out figures "
-                "will look better than they are"
-            )
-            notes["documents_in_both_splits"] = len(shared)
+    other = {"eval": "train", "target": "eval"}.get(stage.item)
+    shared = [] if other is None else _shared_documents(context.prepared(other), dataset)
+    if shared:
+        splits = "both splits" if stage.item == "eval" else f"{stage.item} and {other}"
+        context.progress.say(
+            f"{stage.name}: warning: {len(shared)} documents are in {splits}, e.g. {shared[0]}: held-out figures "
+            "will look better than they are"
+        )
+        notes["documents_in_both_splits"] = len(shared)
     if context.task is not None:
         classes = classes_info(context.task.labels, tokenizer)
         return {**notes, "classes": {"size": classes.size, "fingerprint": classes.fingerprint}}
@@ -131,6 +132,14 @@ def student(context: RunContext, stage: Stage) -> Notes:
             f"use at most {longest}"
         )
     return {"source": config.student.init.model or ("teacher layers" if config.student.init.from_teacher else "config")}
+
+
+def select(context: RunContext, stage: Stage) -> Notes:
+    from distill_core.engine.selection import select_sequences
+
+    config = context.config.select
+    assert config is not None
+    return {**select_sequences(context, config, context.path(stage.name), reads=stage.inputs), **_kernels()}
 
 
 def capture(context: RunContext, stage: Stage) -> Notes:
@@ -284,6 +293,7 @@ STAGES: dict[str, Callable[[RunContext, Stage], Notes]] = {
     "synthesize": synthesize,
     "data": data,
     "student": student,
+    "select": select,
     "capture": capture,
     "train": train,
     "evaluate": evaluate,

@@ -102,7 +102,7 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
         yield ("teachers", name), "teacher", ref
     if config.task is not None:
         yield ("task",), "task", config.task
-    for split in ("train", "eval"):
+    for split in config.data.splits:
         section = getattr(config.data, split)
         yield ("data", split, "source"), "source", section.source
         for index, ref in enumerate(section.filters):
@@ -111,6 +111,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
             yield ("data", split, "transforms", index), "transform", ref
     if config.synthesize is not None:
         yield ("synthesize",), "synthesizer", config.synthesize
+    if config.select is not None:
+        yield ("select", "selector"), "selector", config.select.selector
     for field, kind in TRAINING_PARTS.items():
         if isinstance(ref := getattr(config.train, field), ComponentRef):
             yield ("train", field), kind, ref
@@ -153,6 +155,7 @@ _PLACES = (
     (("data", "*", "filters", "*"), "filter"),
     (("data", "*", "transforms", "*"), "transform"),
     (("synthesize",), "synthesizer"),
+    (("select", "selector"), "selector"),
     *((("train", field), kind) for field, kind in TRAINING_PARTS.items()),
     *((("compare", "*", field), kind) for field, kind in TRAINING_PARTS.items()),
     *(((*at, "sparse", "k"), "schedule") for at in (("train",), ("compare", "*"))),

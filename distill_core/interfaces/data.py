@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from distill_core.pieces import CutRecord
+
+Floats = npt.NDArray[np.float32]
 
 
 class Task(Protocol):
@@ -118,3 +123,131 @@ class Synthesizer(Protocol):
     """
 
     def synthesize(self, source: Iterable[Mapping[str, Any]], directory: Path) -> Iterator[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a selection keeps: sequences in the order of its ranking, until the next one would go beyond.
+
+    Args:
+        sequences: most sequences.
+        tokens: most tokens, None for no limit.
+
+    >>> Budget(sequences=9, tokens=10).fitting(np.array([4, 5, 2, 1]))
+    2
+    """
+
+    sequences: int
+    tokens: int | None = None
+
+    def fitting(self, lengths: npt.NDArray[np.int64]) -> int:
+        """How many of the first of these sequences, by their lengths in tokens, are kept."""
+        count = min(self.sequences, len(lengths))
+        if self.tokens is None:
+            return count
+        return min(count, int(np.searchsorted(np.cumsum(lengths), self.tokens, side="right")))
+
+    def most(self, lengths: npt.NDArray[np.int64]) -> int:
+        """How many of these sequences can be kept in the best case, whatever their order."""
+        return self.fitting(np.sort(lengths))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a selector thinks of a pool of N sequences.
+
+    Args:
+        order: indices into the pool, each at most once, the first to keep first. A selector may stop once the budget is
+            certainly filled.
+        scores: [N], one number per sequence; NaN where it has none.
+        meaning: what a score is, in a few words.
+        refused: why a sequence is not in ``order`` although it was looked at, by index; ``kind: detail`` is counted
+            with its kind.
+        notes: plain data about the selection, kept with the stage.
+    """
+
+    order: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    meaning: str
+    refused: Mapping[int, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Features(Protocol):
+    """Numbers that a model gives for n sequences, computed once and kept on disk; read-only arrays.
+
+    ``state`` is a model other than the initial student (``distill_core.engine.features.ModelState``).
+    """
+
+    def initial(self) -> Any:
+        """The state of the initial student; raises ``DataError`` where the selector does not declare ``model``."""
+        ...
+
+    def fresh_model(self) -> Any:
+        """A copy of the initial student of one's own, fp32, on its device."""
+        ...
+
+    def hidden(self, sequences: Sequence[Any], state: Any = None) -> Floats:
+        """[n, D] mean of the last hidden state over each sequence's tokens."""
+        ...
+
+    def losses(self, sequences: Sequence[Any], state: Any = None) -> Floats:
+        """[n] mean cross-entropy of each sequence in nat; 0 where nothing is to be predicted."""
+        ...
+
+    def error_norms(self, sequences: Sequence[Any], state: Any = None) -> Floats:
+        """[n] mean over predictions of the distance between probabilities and the one-hot label."""
+        ...
+
+    def gradient_norms(self, sequences: Sequence[Any], state: Any = None, *, layers: str | None = None) -> Floats:
+        """[n] norm of each sequence's gradient over the linear layers that a regular expression finds."""
+        ...
+
+    def gradients(
+        self, sequences: Sequence[Any], state: Any = None, *, dim: int, seed: int, layers: str | None = None
+    ) -> Floats:
+        """[n, dim] random projections of each sequence's gradient over linear layers without the head."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """Given to a selector.
+
+    Args:
+        pool: the prepared sequences to choose from, at least one (``distill_core.engine.data.TokenSequence``).
+        target: sequences of ``data.target``; None unless the selector asks for the signal ``target``.
+        budget: how much will be kept; it never exceeds the pool.
+        labels: of a task: what class ids stand for; empty where the next token is predicted.
+        seed: the run's seed.
+        features: features of sequences by the initial student, computed once and shared by selectors; they need the
+            signal ``model``.
+        directory: its own; what it keeps there survives an interruption, after which it is called again.
+        say: prints a message beside the progress.
+    """
+
+    pool: Sequence[Any]
+    target: Sequence[Any] | None
+    budget: Budget
+    labels: tuple[str, ...]
+    seed: int
+    features: Features
+    directory: Path
+    say: Callable[[str], None]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sequence of the pool."""
+        return np.array([len(sequence) for sequence in self.pool], dtype=np.int64)
+
+
+class Selector(Protocol):
+    """Ranks the sequences of a pool; the engine keeps the first that fit into the budget.
+
+    It declares what it reads, ``signals=("model", "target", "labels")`` or some of them; its options model may refine
+    that in ``needs(declared)``.
+    """
+
+    def select(self, context: SelectionContext) -> Ranking:
+        """Deterministic given the context; raises ``DataError`` for a pool that it cannot rank."""
+        ...

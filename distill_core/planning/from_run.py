@@ -118,7 +118,8 @@ def _tokens(config: RunConfig, given: float | None, assumptions: list[str]) -> t
 
 def _measured(config: RunConfig) -> float | None:
     """Tokens of the training data, if the run's data stage has counted them."""
-    path = Path(config.output_dir).expanduser() / "data" / "train" / "data.json"
+    output = Path(config.output_dir).expanduser()
+    path = (output / "data" / "train" if config.select is None else output / "select") / "data.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["tokens"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ class CollectedRun:
         config: the resolved run file as plain data, empty if there is none.
         config_text: the same as text.
         results: ``evaluate/results.json``, or None.
-        data: ``data.json`` by split.
+        data: ``data.json`` by split, and of a selection, if there was one, as ``select``.
         trainings: lines of ``metrics.jsonl`` by training.
         stores: ``store_info(...).to_json()`` by capture.
         manifests: ``manifest.json`` of each stage, by its directory.
@@ -66,7 +66,7 @@ def collect(directory: Path) -> CollectedRun:
         except yaml.YAMLError as error:
             run.problems.append(f"run.yaml is no YAML: {error}")
     run.results = _json(run, run.directory / "evaluate" / "results.json")
-    for path in sorted(run.directory.glob("data/*/data.json")):
+    for path in [*sorted(run.directory.glob("data/*/data.json")), run.directory / "select" / "data.json"]:
         if (summary := _json(run, path)) is not None:
             run.data[path.parent.name] = summary
     for path in sorted(run.directory.glob("train/*/metrics.jsonl")):

@@ -152,6 +152,7 @@ def _store(name: str, store: Mapping[str, Any]) -> dict[str, Any]:
 
 def _funnel(split: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     steps = [("records read", f"{summary['records_in']:,}")] if "records_in" in summary else []
+    steps += [("sequences to choose from", f"{summary['pool']:,}")] if "pool" in summary else []
     steps += [
         (f"dropped by {entry['filter']}", _dropped(entry["dropped"], entry["reasons"]))
         for entry in summary.get("filters", [])

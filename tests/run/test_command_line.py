@@ -26,6 +26,7 @@ COMMANDS = [
     "run",
     "capture",
     "synthesize",
+    "select",
     "train",
     "evaluate",
     "report",

@@ -1,0 +1,33 @@
+"""Has a selector what it reads? Known from the run file; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distill_core.config import RunConfig
+from distill_core.engine.loading import Location
+from distill_core.engine.schema import Problem
+
+AT: Location = ("select", "selector")
+
+
+def selection_problems(config: RunConfig, components: Mapping[Location, Any]) -> Iterator[Problem]:
+    """What a selector needs and the run file does not give, and a target that nobody reads."""
+    component = components.get(AT)
+    wanted = frozenset() if component is None else component.entry.needs(component.options).signals
+    if component is not None and "target" in wanted and config.data.target is None:
+        yield Problem(
+            AT,
+            f"{component.entry.id} aims at a target, but the file has none: add `data.target` with a source of "
+            "examples of what the student shall be good at (not those of data.eval)",
+        )
+    if component is not None and "labels" in wanted and config.task is None:
+        yield Problem(
+            AT,
+            f"{component.entry.id} needs a class per sequence, but the file has no `task:`: add one, or "
+            "choose a selector that needs no labels",
+        )
+    if config.data.target is not None and (config.select is None or (component is not None and "target" not in wanted)):
+        whom = "the file has no `select:` section" if component is None else f"{component.entry.id} reads none"
+        yield Problem(("data", "target"), f"a target serves selectors that aim at it, and {whom}: remove it")

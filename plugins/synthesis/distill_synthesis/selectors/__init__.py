@@ -1,0 +1,1 @@
+"""Selectors: which sequences of a pool are learned from. One per file; they rank, the engine cuts by the budget."""
