@@ -26,6 +26,7 @@ NAMES = (
     "gradient_quality",
     "target_bias",
     "store_size",
+    "dataset_distillation",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

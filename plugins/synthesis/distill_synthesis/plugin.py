@@ -90,6 +90,20 @@ def distill_components() -> Sequence[Component]:
             signals=("text",),
         ),
         component(
+            "synthesizer",
+            "gradient-matching",
+            "distill_synthesis.matching.gradient_matching:GradientMatching",
+            summary="few images whose gradients in random networks are those of the real ones (DC, DSA)",
+            options="distill_synthesis.matching.options:GradientMatchingOptions",
+        ),
+        component(
+            "synthesizer",
+            "distribution-matching",
+            "distill_synthesis.matching.distribution_matching:DistributionMatching",
+            summary="few images whose mean embeddings in random networks are those of the real ones (DM)",
+            options="distill_synthesis.matching.options:DistributionMatchingOptions",
+        ),
+        component(
             "source",
             "table",
             "distill_synthesis.table:Table",
