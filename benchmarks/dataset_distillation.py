@@ -9,6 +9,7 @@ the same settings goes on after them, and a synthetic set that was interrupted g
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -38,9 +39,11 @@ DSA = ["brightness", "saturation", "contrast", "crop", "cutout", "scale", "rotat
 """The paper's kinds for digits: no flip."""
 
 SYNTHESIZERS: dict[str, dict[str, Any]] = {
-    "gradient-matching": {"use": "gradient-matching", "start": "random"},
-    "gradient-matching, augmented": {"use": "gradient-matching", "start": "random", "augmentations": DSA},
-    "distribution-matching": {"use": "distribution-matching", "start": "random"},
+    "gradient matching": {"use": "gradient-matching"},
+    "gradient matching, augmented": {"use": "gradient-matching", "augmentations": DSA},
+    "distribution matching": {"use": "distribution-matching"},
+    "trajectory matching": {"use": "trajectory-matching"},
+    "kernel regression": {"use": "kernel-regression"},
 }
 METHODS = ("full", *BASELINES, *SYNTHESIZERS)
 
@@ -133,7 +136,7 @@ class Scene:
             },
         )
         made.build(SynthesisContext(number, get_registry().build, lambda name: None, lambda: None, print))
-        name = f"{options.data}-{options.per_class}-{options.iterations}-{method.replace(', ', '-')}-{number}"
+        name = f"{options.data}-{options.per_class}-{options.iterations}-{re.sub('[^a-z]+', '-', method)}-{number}"
         found = list(made.synthesize(self.records, Path(options.work) / name))
         return read_images(found, self.fields)
 

@@ -1,4 +1,4 @@
-"""`gradient-matching` and `distribution-matching`: what they write, that they learn, resume, and refuse wrong input."""
+"""What the synthesizers of images write, that they learn, resume, follow their formulas, and refuse wrong input."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from distill_core.errors import DataError, TrainingError
 from distill_synthesis.matching.augment import Augmentation
 from distill_synthesis.matching.coresets import herding, k_center, part_means
 from distill_synthesis.matching.images import Scale, read_images
-from distill_synthesis.matching.options import GradientMatchingOptions, ImageFields
+from distill_synthesis.matching.options import GradientMatchingOptions, ImageFields, TrajectoryMatchingOptions
+from distill_synthesis.matching.randomness import generator
 from distill_synthesis.matching.state import STATE_FILE
 from distill_synthesis.matching.synthesizer import IMAGES
 from tests.matching.conftest import LABELS, SIDE, image_records, make
 
-NAMES = ("gradient-matching", "distribution-matching")
+NAMES = ("gradient-matching", "distribution-matching", "trajectory-matching", "kernel-regression")
+EXPERTS = {"experts": 2, "expert_epochs": 3, "expert_batch": 8, "latest_start": 1, "student_steps": 3}
+
+
+def options_of(name: str) -> dict[str, Any]:
+    return EXPERTS if name == "trajectory-matching" else {}
 
 
 def written(made: Any, directory: Path, records: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -33,7 +39,7 @@ def written(made: Any, directory: Path, records: list[dict[str, Any]] | None = N
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
 def test_records_have_the_form_of_the_source(name: str, flat: bool, tmp_path: Path) -> None:
-    made = make(name, **({"height": SIDE, "width": SIDE} if flat else {}))
+    made = make(name, **options_of(name), **({"height": SIDE, "width": SIDE} if flat else {}))
     records = written(made, tmp_path, image_records(flat=flat))
     assert [record["label"] for record in records] == ["top"] * 2 + ["bottom"] * 2 + ["middle"] * 2
     for record in records:
@@ -46,9 +52,9 @@ def test_records_have_the_form_of_the_source(name: str, flat: bool, tmp_path: Pa
     assert made.summary()[name]["real_images"] == 24
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["gradient-matching", "distribution-matching", "kernel-regression"])
 def test_the_loss_falls(name: str, tmp_path: Path) -> None:
-    """On one network and one real batch of all images, so that steps compare: half of the first loss at most."""
+    """On one network and one real batch of all images, so that steps compare."""
     made = make(name, iterations=60, start="noise")
     made.new_parameters = lambda *key: made.net.initial(torch.Generator().manual_seed(1))
     written(made, tmp_path)
@@ -70,6 +76,8 @@ def test_seeds_make_sets(start: str, tmp_path: Path) -> None:
     [
         ("gradient-matching", {"network_steps": 3, "augmentations": ["crop", "rotate", "cutout"]}),
         ("distribution-matching", {"augmentations": ["brightness"]}),
+        ("trajectory-matching", EXPERTS),
+        ("kernel-regression", {"latest_training": 3, "augmentations": ["scale"]}),
     ],
     ids=NAMES,
 )
@@ -115,6 +123,82 @@ def test_distribution_matching_is_its_formula(tmp_path: Path) -> None:
     (gradient,) = torch.autograd.grad(wanted, leaf)
     assert value == pytest.approx(float(wanted), rel=1e-4)
     assert float((found[IMAGES] - gradient).norm() / gradient.norm()) < 1e-4
+
+
+def test_kernel_regression_is_its_formula(tmp_path: Path) -> None:
+    """Against ridge regression by its normal equations in fp64, in feature space: another way to the same numbers."""
+    made = make("kernel-regression", iterations=1, latest_training=2)
+    written(made, tmp_path)
+    images = made.starting_images()
+    value, found = made.gradients({IMAGES: images}, 1)
+    parameters = [p.detach().double() for p in made._trained(images, 1)]
+    leaf = images.double().requires_grad_()
+    own = made.net.embed(parameters, leaf)
+    order = torch.cat(made.members)
+    real = made.net.embed(parameters, made.images_NCHW[order].double())
+    one_hot = torch.eye(3, dtype=torch.float64) - 1 / 3
+    targets, wanted = one_hot[made.synthetic_classes], one_hot[made.data.class_N[order]]
+    lift = made.options.ridge * own.square().sum(1).mean()
+    weights = torch.linalg.solve(own.T @ own + lift * torch.eye(own.shape[1], dtype=torch.float64), own.T @ targets)
+    loss = 0.5 * (real @ weights - wanted).square().sum(1).mean()
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert value == pytest.approx(float(loss), rel=1e-4)
+    # The kernel's condition is up to 1 / ridge = 1e3: fp32's unit times that, and a margin.
+    assert float((found[IMAGES] - gradient).norm() / gradient.norm()) < 2e-3
+
+
+def test_trajectory_matching_is_its_formula(tmp_path: Path) -> None:
+    """Against central differences of its own loss in fp64, written with a module of torch and its optimiser."""
+    made = make("trajectory-matching", iterations=1, **EXPERTS)
+    written(made, tmp_path)
+    images, log_size = made.starting_images(), torch.tensor(-3.0)
+    value, found = made.gradients({IMAGES: images, "log_step_size": log_size}, 0)
+    drawing = generator(0, "start", 0)
+    expert = made.experts[int(torch.randint(2, (), generator=drawing))].double()
+    epoch = int(torch.randint(2, (), generator=drawing))
+    goal = expert[epoch + 2]
+
+    def loss(pixels: torch.Tensor, log_size: float) -> float:
+        parameters = [p.clone().requires_grad_() for p in made._split(expert[epoch])]
+        optimizer = torch.optim.SGD(parameters, lr=float(np.exp(log_size)))
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(made.net(parameters, pixels), made.synthetic_classes).backward()
+            optimizer.step()
+        reached = torch.cat([p.detach().flatten() for p in parameters])
+        return float((reached - goal).square().sum() / (expert[epoch] - goal).square().sum())
+
+    pixels = images.double()
+    assert value == pytest.approx(loss(pixels, -3.0), rel=1e-4)
+    slope = (loss(pixels, -3 + 1e-5) - loss(pixels, -3 - 1e-5)) / 2e-5
+    assert float(found["log_step_size"]) == pytest.approx(slope, rel=1e-3)
+    direction = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)).double()
+    slope = (loss(pixels + 1e-5 * direction, -3.0) - loss(pixels - 1e-5 * direction, -3.0)) / 2e-5
+    assert float((found[IMAGES] * direction).sum()) == pytest.approx(slope, rel=1e-3)
+
+
+def test_experts_are_trained_once_and_only_their_own_are_used(tmp_path: Path) -> None:
+    written(make("trajectory-matching", **EXPERTS), tmp_path)
+    (tmp_path / STATE_FILE).unlink()
+    (tmp_path / "experts" / "expert-001.pt").unlink()
+    made, trained = make("trajectory-matching", **EXPERTS), []
+    train = made._expert
+    made._expert = lambda number: (trained.append(number), train(number))[1]
+    written(made, tmp_path)
+    assert trained == [1]
+    assert made.experts[0].shape == (4, sum(p.numel() for p in made.new_parameters(0)))
+    (tmp_path / STATE_FILE).unlink()
+    with pytest.raises(DataError, match=r"expert-000\.pt belongs to other data, options or another seed"):
+        written(make("trajectory-matching", seed=1, **EXPERTS), tmp_path)
+    (tmp_path / "experts" / "expert-000.pt").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"no expert .*damaged; delete it"):
+        written(make("trajectory-matching", **EXPERTS), tmp_path)
+
+
+def test_starts_beyond_the_experts_are_found_before_the_run() -> None:
+    options = TrajectoryMatchingOptions(images_per_class=1, expert_epochs=5, latest_start=4)
+    (problem,) = options.problems()
+    assert "latest_start: epoch 4 and 2 matched_epochs end beyond the 5 expert_epochs" in problem
 
 
 def change(records: list[dict[str, Any]], index: int, **fields: Any) -> list[dict[str, Any]]:

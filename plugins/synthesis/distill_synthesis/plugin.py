@@ -104,6 +104,20 @@ def distill_components() -> Sequence[Component]:
             options="distill_synthesis.matching.options:DistributionMatchingOptions",
         ),
         component(
+            "synthesizer",
+            "trajectory-matching",
+            "distill_synthesis.matching.trajectory_matching:TrajectoryMatching",
+            summary="few images that lead a network where real images led experts (MTT)",
+            options="distill_synthesis.matching.options:TrajectoryMatchingOptions",
+        ),
+        component(
+            "synthesizer",
+            "kernel-regression",
+            "distill_synthesis.matching.kernel_regression:KernelRegression",
+            summary="few images from whose features ridge regression predicts the real ones (FRePo)",
+            options="distill_synthesis.matching.options:KernelRegressionOptions",
+        ),
+        component(
             "source",
             "table",
             "distill_synthesis.table:Table",

@@ -97,3 +97,38 @@ class DistributionMatchingOptions(MatchingOptions):
     """Options of ``distribution-matching``."""
 
     learning_rate: PositiveFloat = Field(default=1.0, description="of the images, whose pixels have mean 0 and std 1")
+
+
+class TrajectoryMatchingOptions(MatchingOptions):
+    """Options of ``trajectory-matching``."""
+
+    learning_rate: PositiveFloat = Field(default=100.0, description="of the images, whose pixels have mean 0 and std 1")
+    experts: PositiveInt = Field(default=10, description="networks trained on the real images, kept on disk")
+    expert_epochs: PositiveInt = Field(default=20, description="epochs of each; parameters are kept after every one")
+    expert_learning_rate: PositiveFloat = Field(default=0.05, description="of the experts, without momentum")
+    expert_batch: PositiveInt = Field(default=64, description="images per step of the experts")
+    student_steps: PositiveInt = Field(default=10, description="steps on the synthetic images that are unrolled")
+    matched_epochs: PositiveInt = Field(default=2, description="expert epochs that these steps have to cover")
+    latest_start: NonNegativeInt = Field(default=8, description="latest epoch of an expert to start from")
+    step_size: PositiveFloat = Field(default=0.02, description="of the student's steps at first; it is learned")
+    step_size_rate: float = Field(default=0.1, ge=0, description="learning rate of that size's logarithm; 0: fixed")
+
+    def problems(self) -> list[str]:
+        """Starts whose end no expert reaches."""
+        if self.latest_start + self.matched_epochs > self.expert_epochs:
+            return [
+                f"latest_start: epoch {self.latest_start} and {self.matched_epochs} matched_epochs end beyond the "
+                f"{self.expert_epochs} expert_epochs: start earlier, or train the experts longer"
+            ]
+        return []
+
+
+class KernelRegressionOptions(MatchingOptions):
+    """Options of ``kernel-regression``."""
+
+    learning_rate: PositiveFloat = Field(default=30.0, description="of the images, whose pixels have mean 0 and std 1")
+    ridge: PositiveFloat = Field(default=1e-3, description="of the regression, times the mean of the kernel's diagonal")
+    latest_training: NonNegativeInt = Field(
+        default=50, description="steps on the synthetic images that the feature network has had: 0 to this, drawn"
+    )
+    network_learning_rate: PositiveFloat = Field(default=0.01, description="of that network, momentum 0.9")

@@ -60,6 +60,9 @@ class ImageSynthesizer(ABC):
     def gradients(self, variables: Variables, iteration: int) -> tuple[float, Variables]:
         """The loss of a step, and its gradient by every variable; all randomness from (seed, iteration)."""
 
+    def prepare(self, directory: Path) -> None:  # noqa: B027, most methods need nothing
+        """What is made once, before the first step, and kept in ``directory``."""
+
     def first_variables(self) -> Variables:
         """What is learned, as it starts."""
         return {IMAGES: self.starting_images()}
@@ -80,6 +83,7 @@ class ImageSynthesizer(ABC):
         self._check_counts(data)
         self._place(data)
         state = load_state(directory, self.key())
+        self.prepare(directory)
         if state is None:
             variables = {name: tensor.to(self.device) for name, tensor in self.first_variables().items()}
             state = State(self.key(), 0, variables, {name: torch.zeros_like(x) for name, x in variables.items()})

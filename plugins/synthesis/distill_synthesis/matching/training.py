@@ -41,6 +41,7 @@ def train_network(
     recipe: Recipe,
     drawing: torch.Generator,
     on_epoch: Callable[[int, list[Tensor]], None] | None = None,
+    stop_after: int | None = None,
 ) -> list[Tensor]:
     """Parameters after training.
 
@@ -52,10 +53,11 @@ def train_network(
         recipe: how to train.
         drawing: order of the images.
         on_epoch: called with the number of epochs done and the parameters.
+        stop_after: epochs after which it ends early; the rate falls when it would have fallen.
     """
     current = list(parameters)
     velocity = [torch.zeros_like(p) for p in current]
-    for epoch in range(recipe.epochs):
+    for epoch in range(recipe.epochs if stop_after is None else stop_after):
         rate = recipe.rate if epoch <= recipe.epochs // 2 else recipe.rate * 0.1
         for batch in torch.randperm(len(images_NCHW), generator=drawing).split(recipe.batch):
             theta = [p.requires_grad_() for p in current]
