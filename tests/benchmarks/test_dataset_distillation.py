@@ -19,8 +19,8 @@ SMALL = ["--iterations", "1", "--epochs", "2", "--sets", "2", "--networks", "2",
 def pictures(count: int, seed: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
     return [
-        {"image": generator.integers(0, 256, 64).tolist(), "label": i % 3, "document": f"{seed}-{i}"}
-        for i in range(count)
+        {"image": generator.integers(0, 256, 64).tolist(), "label": index % 3, "document": f"{seed}-{index}"}
+        for index in range(count)
     ]
 
 
