@@ -9,6 +9,8 @@ the same settings goes on after them, and a synthetic set that was interrupted g
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -63,8 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What must be equal for lines to stand in one table."""
-    names = ("data", "per_class", "iterations", "epochs")
-    return {name: getattr(options, name) for name in names} | {"synthesizers": SYNTHESIZERS}
+    return {name: getattr(options, name) for name in ("data", "per_class", "iterations", "epochs")}
 
 
 def units(options: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
@@ -136,9 +137,9 @@ class Scene:
             },
         )
         made.build(SynthesisContext(number, get_registry().build, lambda name: None, lambda: None, print))
-        name = f"{options.data}-{options.per_class}-{options.iterations}-{re.sub('[^a-z]+', '-', method)}-{number}"
-        found = list(made.synthesize(self.records, Path(options.work) / name))
-        return read_images(found, self.fields)
+        digest = hashlib.sha256(json.dumps([settings(options), SYNTHESIZERS[method]]).encode()).hexdigest()[:12]
+        directory = Path(options.work) / f"{re.sub('[^a-z]+', '-', method)}-{digest}-{number}"
+        return read_images(list(made.synthesize(self.records, directory)), self.fields)
 
     def measured(self, method: str, number: int, network: int) -> float:
         """Held-out accuracy of one fresh network."""
@@ -161,7 +162,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found = load(path)
         if found["settings"] != result["settings"]:
             raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
-        result["measurements"] = found["measurements"]
+        # A method whose options were changed is measured again.
+        result["measurements"] = [
+            row for row in found["measurements"] if row.get("options") == SYNTHESIZERS.get(row["method"])
+        ]
     done = {(row["method"], row["set"], row["network"]) for row in result["measurements"]}
     missing = [unit for unit in units(options) if unit not in done]
     if not missing:
@@ -170,7 +174,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for method, number, network in missing:
         share = scene.measured(method, number, network)
         line = {"method": method, "set": number, "network": network, "accuracy": round(share, 6)}
-        result["measurements"].append(line)
+        own = {"options": SYNTHESIZERS[method]} if method in SYNTHESIZERS else {}
+        result["measurements"].append(line | own)
         if path is not None:
             save(result, path)
     return result

@@ -42,8 +42,12 @@ def test_every_method_is_measured_once_and_a_file_goes_on(small: list[str], monk
     keys = [(row["method"], row["set"], row["network"]) for row in result["measurements"]]
     assert len(set(keys)) == len(keys) == len(list(bench.units(parse(small))))
     assert {row["method"] for row in result["measurements"]} == set(bench.METHODS)
-    monkeypatch.setattr(bench, "records", None)
-    assert bench.run(parse(small)) == result
+    with monkeypatch.context() as patch:
+        patch.setattr(bench, "records", None)
+        assert bench.run(parse(small)) == result
+    monkeypatch.setitem(bench.SYNTHESIZERS, "distribution matching", {"use": "distribution-matching", "start": "mean"})
+    again = bench.run(parse(small))["measurements"]
+    assert len(again) == len(keys) and again[-1]["options"]["start"] == "mean"
     with pytest.raises(SystemExit, match="other settings"):
         bench.run(parse([*small, "--epochs", "3"]))
 
