@@ -41,7 +41,8 @@ def cosine_by_row(synthetic: list[Tensor], real: list[Tensor]) -> Tensor:
 
 
 def squares(synthetic: list[Tensor], real: list[Tensor]) -> Tensor:
-    return sum(((a - b) ** 2).sum() for a, b in zip(synthetic, real, strict=True))  # type: ignore[return-value]
+    """Of weights alone: rows leave out vectors."""
+    return sum(((a - b) ** 2).sum() for a, b in zip(synthetic, real, strict=True) if a.dim() > 1)  # type: ignore[return-value]
 
 
 def scene(dtype: torch.dtype, first_padding: int = 1):
