@@ -1,4 +1,4 @@
-"""Losses of installed peers (`pip install --no-deps liger-kernel trl`), called as their trainers call them.
+"""Losses of installed peers (`make bench-setup`), called as their trainers call them.
 
 A peer that is not installed, or whose function has moved, is `Absent` with the reason.
 """
@@ -20,7 +20,7 @@ from benchmarks.case import Absent, Case, Run
 from benchmarks.head_problem import HeadProblem
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-INSTALL = "pip install --no-deps liger-kernel trl"
+INSTALL = "make bench-setup"
 
 
 def found(module: str, name: str) -> Any:

@@ -97,8 +97,21 @@ class DataConfig(Section):
     add_bos: bool = Field(default=False, description="start every sequence with the tokenizer's BOS")
 
 
+class Width(Section):
+    """How much narrower a student is than its teacher; what is not said stays as wide."""
+
+    hidden_size: PositiveInt | None = Field(default=None, description="hidden channels to keep")
+    intermediate_size: PositiveInt | None = Field(default=None, description="feed-forward neurons of a layer to keep")
+    key_value_heads: PositiveInt | None = Field(
+        default=None, description="key-value heads of a layer to keep, each with the query heads that share it"
+    )
+
+
 class FromTeacher(Section):
     layers: list[NonNegativeInt] = Field(min_length=1, description="teacher layers to keep, in order, from 0")
+    width: Width | None = Field(
+        default=None, description="narrow them: the weightiest channels, neurons and heads stay"
+    )
     teacher: str | None = Field(default=None, description="which of several teachers; needed where there are several")
 
 

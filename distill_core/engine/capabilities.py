@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
 from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainConfig
+from distill_core.engine.capture_capabilities import capture_problems, listed, missing_temperatures, sparse_problems
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.supply import (
     SAMPLED_METHODS,
     Supply,
     aligner_of,
-    captured_teachers,
     located_captures,
     readers_of,
     supply_of,
 )
 from distill_core.engine.task_problems import task_problems
-from distill_core.errors import DistillError
-from distill_core.plugin import Needs, Provides
-
-
-class Entry(Protocol):
-    """What is asked of a registered component."""
-
-    @property
-    def id(self) -> str: ...
-
-    def needs(self, options: Any) -> Needs: ...
-
-    def provides(self, options: Any) -> Provides: ...
-
-
-class ResolvedComponent(Protocol):
-    @property
-    def entry(self) -> Any: ...
-
-    @property
-    def options(self) -> BaseModel: ...
-
+from distill_core.plugin import Needs
 
 Components = Mapping[Location, Any]
 
@@ -54,7 +32,7 @@ def capability_problems(config: RunConfig, components: Components) -> list[Probl
         *_teacher_problems(config),
         *_synthesis_problems(config, components),
         *_writer_problems(config, components),
-        *_capture_problems(config, components),
+        *capture_problems(config, components),
         *_student_problems(config),
         *task_problems(config, components),
     ]
@@ -116,8 +94,8 @@ def _synthesis_problems(config: RunConfig, components: Components) -> Iterator[P
     if asked is not None and able and asked not in able:
         yield Problem(
             at,
-            f"{component.entry.id} asks the teacher {asked!r}, which gives {_listed(gives[asked])}, for "
-            f"{_listed(wanted)}: name one that can with `teacher: {able[0]}`",
+            f"{component.entry.id} asks the teacher {asked!r}, which gives {listed(gives[asked])}, for "
+            f"{listed(wanted)}: name one that can with `teacher: {able[0]}`",
         )
 
 
@@ -134,117 +112,8 @@ def _writer_problems(config: RunConfig, components: Components) -> Iterator[Prob
             or TEXT not in component.entry.needs(component.options).signals
         ):
             continue
-        found = "; ".join(f"{name} gives {_listed(signals)}" for name, signals in given.items()) or "the file has none"
+        found = "; ".join(f"{name} gives {listed(signals)}" for name, signals in given.items()) or "the file has none"
         yield Problem(location, f"{component.entry.id} needs a teacher that writes text ({TEXT}): {found}")
-
-
-def _capture_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
-    names: set[str] = set()
-    for at, capture in located_captures(config):
-        if capture.name in names:
-            yield Problem((*at, "name"), f"a second capture is called {capture.name!r}: give each a name of its own")
-        names.add(capture.name)
-        yield from sparse_problems(at, capture)
-        yield from _captured_teacher_problems(at, capture, config, components)
-
-
-def sparse_problems(at: Location, capture: CaptureConfig | SparseConfig) -> Iterator[Problem]:
-    """Rules of a sparsity by itself."""
-    if capture.method in SAMPLED_METHODS and len(capture.temperatures) != 1:
-        yield Problem(
-            (*at, "temperatures"),
-            f"method {capture.method} draws its sample at one temperature, received {capture.temperatures}: keep one, "
-            "or use method: topk, which keeps a tail for each",
-        )
-    if len(set(capture.temperatures)) != len(capture.temperatures):
-        yield Problem((*at, "temperatures"), f"lists a temperature twice: {capture.temperatures}")
-    if isinstance(capture, CaptureConfig) and capture.method == "topk" and capture.draws != 1:
-        yield Problem((*at, "draws"), f"method topk draws nothing, received draws: {capture.draws}; leave it out")
-
-
-def _captured_teacher_problems(
-    at: Location, capture: CaptureConfig, config: RunConfig, components: Components
-) -> Iterator[Problem]:
-    teachers = captured_teachers(capture, config)
-    if not config.all_teachers:
-        yield Problem(at, "a capture needs a teacher: add a `teacher:` section")
-        return
-    for index, name in enumerate(capture.teachers or ()):
-        if name not in config.all_teachers:
-            hint = suggestion(name, config.all_teachers, what="teachers of this file")
-            yield Problem((*at, "teachers", index), f"no teacher is called {name!r}{hint}")
-    if capture.joint and (len(teachers) < 2 or capture.method in SAMPLED_METHODS):
-        yield Problem((*at, "joint"), _joint_refusal(capture, teachers))
-    if len(teachers) > 1 and not capture.joint:
-        yield Problem(
-            (*at, "teachers"),
-            f"one capture of several teachers ({', '.join(teachers)}) mixes their distributions, which needs them on "
-            "the union of supports (joint: true); to mix losses, give each teacher a capture of its own",
-        )
-    if capture.update is not None:
-        yield from _update_problems((*at, "update"), capture, teachers)
-    kind = "sampled" if capture.method in SAMPLED_METHODS else "exact"
-    for name in teachers:
-        location = ("teacher",) if name == "teacher" and config.teacher is not None else ("teachers", name)
-        teacher = components.get(location)
-        if teacher is None:
-            continue
-        provides = teacher.entry.provides(teacher.options)
-        if "targets" not in provides.signals or kind not in provides.targets:
-            yield Problem(
-                (*at, "method"),
-                f"{capture.method} needs {kind} targets, but the teacher {teacher.entry.id} gives "
-                f"{_listed(provides.targets) if 'targets' in provides.signals else 'no targets'}",
-            )
-        missing = _missing(tuple(capture.temperatures), provides.temperatures)
-        if missing:
-            yield Problem(
-                (*at, "temperatures"),
-                f"the teacher {teacher.entry.id} answers at {list(provides.temperatures or ())}, not at {missing}",
-            )
-
-
-def _update_problems(at: Location, capture: CaptureConfig, teachers: list[str]) -> Iterator[Problem]:
-    """What can be known of an update before the new teacher is loaded."""
-    from distill_core.store import StoreReader
-
-    assert capture.update is not None
-    if capture.joint or len(teachers) > 1 or capture.method == "multinomial":
-        what = "several teachers" if capture.joint or len(teachers) > 1 else "a multinomial sample"
-        yield Problem(at, f"an update compares one teacher's exact probabilities with the old ones, not {what}")
-        return
-    try:
-        meta = StoreReader(Path(capture.update.base).expanduser(), checksums=False).meta
-    except DistillError as error:
-        yield Problem((*at, "base"), str(error))
-        return
-    asked = {
-        "method": capture.method,
-        "k": capture.k,
-        "temperatures": tuple(map(float, capture.temperatures)),
-        "draws": capture.draws,
-    }
-    for name, value in asked.items():
-        held = getattr(meta, name)
-        if held != value:
-            yield Problem(
-                (*at[:-1], name),
-                f"is {value}, but the store {capture.update.base} holds {held}: an update keeps the form of the labels",
-            )
-
-
-def _joint_refusal(capture: CaptureConfig, teachers: list[str]) -> str:
-    if len(teachers) < 2:
-        return "records several teachers on the union of their supports, but this names one: leave it out"
-    return f"needs exact targets on the union of supports: method: topk, not {capture.method}"
-
-
-def _missing(asked: tuple[float, ...], given: tuple[float, ...] | None) -> list[float]:
-    return [] if given is None else [temperature for temperature in asked if temperature not in given]
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names)) or "nothing"
 
 
 def _training_problems(
@@ -344,9 +213,9 @@ def _aligner_problems(name: str, training: TrainConfig, config: RunConfig, compo
             yield Problem(
                 (*place, "method"),
                 f"{sparsity.method} draws a sample, but the aligner {aligner.entry.id} translates "
-                f"{_listed(provides.targets)} targets alone: use method: topk",
+                f"{listed(provides.targets)} targets alone: use method: topk",
             )
-        missing = _missing(tuple(sparsity.temperatures), provides.temperatures)
+        missing = missing_temperatures(tuple(sparsity.temperatures), provides.temperatures)
         if missing:
             yield Problem(
                 (*place, "temperatures"),
@@ -363,7 +232,7 @@ def _aggregate_problems(
         yield Problem(
             at,
             "mixes distributions of several teachers, but none of the captures this training reads "
-            f"({_listed(training.sources_read)}) recorded them together: capture: {{teachers: [...], joint: true}}",
+            f"({listed(training.sources_read)}) recorded them together: capture: {{teachers: [...], joint: true}}",
         )
     if training.teacher == "live" and len(config.all_teachers) < 2:
         yield Problem(at, "mixes distributions of several teachers, but the run file names fewer than two: `teachers:`")
@@ -376,7 +245,7 @@ def _fit(at: Location, who: str, options: BaseModel, needs: Needs, supply: Suppl
     lacking = sorted(needs.signals - supply.signals)
     if lacking:
         hint = "" if supply.live else "; only a live teacher gives more than targets: train.teacher: live"
-        yield Problem(at, f"{who} needs {', '.join(lacking)}, but {supply.what} gives {_listed(supply.signals)}{hint}")
+        yield Problem(at, f"{who} needs {', '.join(lacking)}, but {supply.what} gives {listed(supply.signals)}{hint}")
     if "targets" not in needs.signals or "targets" in lacking:
         return
     head = getattr(options, "view", "stored") == "head"
@@ -400,7 +269,7 @@ def _fit(at: Location, who: str, options: BaseModel, needs: Needs, supply: Suppl
                 f"only {list(supply.temperatures)}: list the values and capture them, or use a live teacher",
             )
         return
-    missing = _missing(needs.temperatures, supply.temperatures)
+    missing = missing_temperatures(needs.temperatures, supply.temperatures)
     if missing:
         remedy = (
             "add it there"

@@ -51,6 +51,7 @@ class Manifest:
         environment: versions and machine, for the record; no part of the fingerprint.
         started, finished: UTC, ISO 8601.
         seconds: working time over all attempts.
+        cpu_seconds: processor time of this process, all its threads, over all attempts; not that of other processes.
         attempts: times it was started.
         error: message of a failure.
     """
@@ -66,6 +67,7 @@ class Manifest:
     started: str = ""
     finished: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     attempts: int = 1
     error: str = ""
 

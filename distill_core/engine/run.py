@@ -225,21 +225,21 @@ class _Runner:
         directory.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(stage.name, "running", fingerprint(parts), parts, environment=environment(), started=now())
         if old is not None:
-            manifest.attempts, manifest.seconds = old.attempts + 1, old.seconds
-            manifest.started = old.started
+            manifest.attempts, manifest.started = old.attempts + 1, old.started
+            manifest.seconds, manifest.cpu_seconds = old.seconds, old.cpu_seconds
             self.say(f"{stage.name}: {'resumes' if old.status == 'finished' else 'was interrupted, resumes'}")
         else:
             self.say(f"{stage.name}: starts")
         manifest.write(directory)
-        start_s = time.monotonic()
+        clock = _Clock()
         try:
             self.processes.announce(stage.name)
             manifest.notes = _stage_functions(self.functions)[stage.kind](self.context, stage)
         except BaseException as error:
-            self._failed(stage, directory, manifest, error, time.monotonic() - start_s)
+            clock.add_to(manifest)
+            self._failed(stage, directory, manifest, error)
             raise
-        seconds = time.monotonic() - start_s
-        manifest.seconds += seconds
+        seconds = clock.add_to(manifest)
         manifest.outputs = list_outputs(directory)
         manifest.output_digest = output_digest(manifest.outputs)
         manifest.status, manifest.finished = "finished", now()
@@ -251,11 +251,24 @@ class _Runner:
         self.say(f"{stage.name}: done in {duration(seconds)}")
         return Outcome(stage.name, action, tuple(reasons), seconds)
 
-    def _failed(self, stage: Stage, directory: Path, manifest: Manifest, error: BaseException, seconds: float) -> None:
+    def _failed(self, stage: Stage, directory: Path, manifest: Manifest, error: BaseException) -> None:
         """Keep what can be resumed; of any other stage only its manifest stays, with the error."""
         directory.mkdir(parents=True, exist_ok=True)
         if not stage.resumable:
             clear(directory)
-        manifest.status, manifest.seconds = "failed", manifest.seconds + seconds
-        manifest.error = f"{type(error).__name__}: {error}"
+        manifest.status, manifest.error = "failed", f"{type(error).__name__}: {error}"
         manifest.write(directory)
+
+
+class _Clock:
+    """The time that one attempt at a stage takes."""
+
+    def __init__(self) -> None:
+        self.start_s, self.start_cpu_s = time.monotonic(), time.process_time()
+
+    def add_to(self, manifest: Manifest) -> float:
+        """Wall-clock seconds since the start, added to the manifest together with the processor's."""
+        seconds = time.monotonic() - self.start_s
+        manifest.seconds += seconds
+        manifest.cpu_seconds += time.process_time() - self.start_cpu_s
+        return seconds

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from distill_core.config import PeftSection, StudentConfig
 from distill_core.engine.checkpoints import whole_directory
 from distill_core.engine.head import decoder_of
+from distill_core.engine.narrow import narrow
 from distill_core.engine.tasks import auto_class, label_fields, reads_text
 from distill_core.errors import TrainingError
 
@@ -57,6 +58,8 @@ def initialise_student(
             )
         teacher = load_model(teacher_source, config, task)
         model = keep_layers(teacher, init.from_teacher.layers)
+        if init.from_teacher.width is not None:
+            model = narrow(model, init.from_teacher.width)
         source = teacher_source
     elif init.model is not None:
         model, source = load_model(init.model, config, task), init.model

@@ -27,11 +27,12 @@ from distill_core.engine.metrics_file import MetricsFile
 from distill_core.engine.microbatches import MicroBatches, steps_of
 from distill_core.engine.objectives import ATTACHED_NAME, ObjectiveSet
 from distill_core.engine.progress import Progress
+from distill_core.engine.recording import Recording
 from distill_core.engine.sources import OWN, Sources
 from distill_core.engine.sparsity import Sparsity
 from distill_core.engine.student import load_student, without_progress_bars
 from distill_core.engine.tasks import with_labels
-from distill_core.engine.trainer import DistillTrainer, HeldOut, Recording
+from distill_core.engine.trainer import DistillTrainer, HeldOut
 from distill_core.engine.vocabulary import chosen_policy, with_vocabulary
 from distill_core.errors import TrainingError
 from distill_core.interfaces import BuildContext, Sampler, Task, Teacher

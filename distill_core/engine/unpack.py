@@ -35,7 +35,7 @@ def unpack(
         parts: from ``StoreReader.packed``.
         meta: of their store.
         device: where the rows are wanted.
-        impl: ``reference``: the codec on the host. ``cuda``: the packed bytes (about a tenth of the rows) are copied
+        impl: ``reference``: the codec on the host. ``cuda``: the packed bytes (about a fifth of the rows) are copied
             and unpacked on the device; the same ids, and values equal up to the last bit of float32, where the
             device's exp and log round otherwise than the host's. ``auto``: ``cuda`` where it can run.
 

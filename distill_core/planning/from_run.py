@@ -84,7 +84,10 @@ def student_shape(config: RunConfig, teacher: ModelShape | None) -> ModelShape:
     if init.from_teacher is not None:
         if teacher is None:
             raise DistillError("student.init.from_teacher: the teacher's sizes are not known; give --student")
-        return teacher.with_layers(len(init.from_teacher.layers))
+        cut, width = teacher.with_layers(len(init.from_teacher.layers)), init.from_teacher.width
+        if width is None:
+            return cut
+        return cut.with_width(width.hidden_size, width.intermediate_size, width.key_value_heads)
     fields: Mapping[str, Any] = init.config or {}
     if "vocab_size" not in fields and teacher is not None:
         fields = {**fields, "vocab_size": teacher.vocabulary}

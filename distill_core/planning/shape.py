@@ -42,6 +42,7 @@ class ModelShape:
         vocabulary: V, rows of the head.
         tied: whether head and embedding are one matrix.
         notes: what was assumed to get these numbers.
+        key_value_heads: how many key-value heads make up G; 1 where that is not known.
 
     >>> ModelShape(body=28, hidden=2, layers=1, attention=2, key_value=2, feed_forward=2, vocabulary=5).parameters
     38
@@ -56,6 +57,7 @@ class ModelShape:
     vocabulary: int
     tied: bool = True
     notes: tuple[str, ...] = ()
+    key_value_heads: int = 1
 
     @property
     def parameters(self) -> float:
@@ -66,6 +68,25 @@ class ModelShape:
         """The same model with another number of equal layers; one final norm stays."""
         body = (self.body - self.hidden) * layers / self.layers + self.hidden
         return replace(self, body=body, layers=layers)
+
+    def with_width(
+        self, hidden: int | None = None, feed_forward: int | None = None, key_value_heads: int | None = None
+    ) -> ModelShape:
+        """The same depth in another width; the body shrinks as the matrices of a gated layer do."""
+        share = (key_value_heads or self.key_value_heads) / self.key_value_heads
+        narrow = replace(
+            self,
+            hidden=hidden or self.hidden,
+            feed_forward=feed_forward or self.feed_forward,
+            attention=round(self.attention * share),
+            key_value=round(self.key_value * share),
+            key_value_heads=key_value_heads or self.key_value_heads,
+        )
+        return replace(narrow, body=self.body * narrow._layer() / self._layer())
+
+    def _layer(self) -> int:
+        """Entries of the matrices of one layer: attention, and a gated feed-forward."""
+        return self.hidden * (2 * self.attention + 2 * self.key_value + 3 * self.feed_forward)
 
 
 def shape_of_size(
@@ -153,4 +174,5 @@ def shape_of_config(config: Mapping[str, Any], parameters: float, *, label: str)
         vocabulary=found["vocabulary"],
         tied=tied,
         notes=notes,
+        key_value_heads=key_value_heads,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ import yaml
 from distill_core.engine.validate import load_run_file
 from distill_core.errors import ConfigError
 from distill_core.registry import get_registry
+from distill_core.store import StoreMeta, StoreWriter
 from tests.house.pages import REPOSITORY, Block, blocks, page_id, pages
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -24,6 +28,42 @@ NOT_HERE = ("there is no directory", "there is no file", "no file matches", "no 
 """What is wrong with a shown file only because it is not run: its data is the reader's."""
 
 
+PAGE = REPOSITORY / "docs" / "recipes.md"
+TABLE = re.compile(r"(<!-- recipe results -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+INPUTS = {"classification_teacher", "vision_teacher", "evolving-teacher_revision"}
+"""Recipes that only make what others start from: nothing is claimed for them."""
+NO_RESULT_YET = {"classification", "cross-tokenizer", "dynamic", "ensemble", "features"}
+NO_RESULT_YET |= {"on-policy", "quickstart", "vision"}
+
+
+def script() -> Any:
+    """recipes/summarise.py as a module."""
+    spec = importlib.util.spec_from_file_location("summarise", REPOSITORY / "recipes" / "summarise.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SUMMARISE = script()
+RESULTS = SUMMARISE.committed()
+
+
+def stand_in_store(recipe: Path, name: str, directory: Path) -> None:
+    """An empty store of the form that `recipe` captures."""
+    (captured,) = [one for one in load_run_file(recipe, registry=get_registry()).config.captures if one.name == name]
+    meta = StoreMeta(
+        vocabulary_size=captured.k + 1,
+        tokenizer_fingerprint="none",
+        teacher="none",
+        method=captured.method,
+        k=captured.k,
+        temperatures=tuple(captured.temperatures),
+    )
+    with StoreWriter(directory, meta):
+        pass
+
+
 @pytest.mark.assets
 @pytest.mark.parametrize("recipe", RECIPES, ids=page_id)
 def test_recipe_is_valid(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +75,8 @@ def test_recipe_is_valid(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
         model = tmp_path / "runs" / made / "train" / "student" / "model"
         model.mkdir(parents=True)
         (model / "config.json").write_text("{}", encoding="utf-8")
+    for made, store in set(re.findall(r"runs/([\w-]+)/capture/([\w-]+)", recipe.read_text(encoding="utf-8"))):
+        stand_in_store(REPOSITORY / "recipes" / f"{made}.yaml", store, tmp_path / "runs" / made / "capture" / store)
     checked = load_run_file(recipe, registry=get_registry())
     assert checked.config.name == recipe.stem
     assert checked.config.output_dir == f"runs/{recipe.stem}"
@@ -62,3 +104,42 @@ def test_shown_run_file_is_valid(block: Block, tmp_path: Path, monkeypatch: pyte
 
 def test_complete_run_files_are_shown() -> None:
     assert {block.page.name for block in SHOWN} >= {"README.md", "run-file.md"}
+
+
+def test_every_recipe_has_a_result_or_is_an_input() -> None:
+    names = {recipe.stem for recipe in RECIPES}
+    assert set(RESULTS) | INPUTS | NO_RESULT_YET == names
+    assert not (set(RESULTS) & (INPUTS | NO_RESULT_YET))
+    read = {other for recipe in RECIPES for other in SUMMARISE.needed(recipe)}
+    assert read >= INPUTS, "an input that no recipe reads"
+
+
+def test_results_are_those_of_the_recipes_as_they_are() -> None:
+    for name, result in RESULTS.items():
+        recipe = REPOSITORY / "recipes" / f"{name}.yaml"
+        assert result["recipe_sha256"] == SUMMARISE.recipe_digest(recipe), f"{name} says something else now: run it"
+        baselines, metric = SUMMARISE.stated(recipe)
+        assert [(pair["baseline"], pair["metric"]) for pair in result["stated"]] == [(one, metric) for one in baselines]
+        assert result["commands"][-1] == f"distill run recipes/{name}.yaml"
+        for pair in result["stated"]:
+            values = [result["models"][one]["metrics"][metric]["value"] for one in ("student", pair["baseline"])]
+            assert pair["difference"] == pytest.approx(values[0] - values[1], abs=1e-6), name
+        spent = sum(one["cpu_seconds"] for one in result["cost"].values())
+        assert 0 < spent <= 1200, f"{name}: ten minutes of two cores"
+
+
+def test_the_table_of_recipes_is_made_from_the_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    match = TABLE.search(text)
+    assert match is not None
+    expected = "\n" + SUMMARISE.table(RESULTS) + "\n\n"
+    if os.environ.get("DISTILL_UPDATE_DOCS") == "1" and match[2] != expected:
+        PAGE.write_text(text[: match.start(2)] + expected + text[match.end(2) :], encoding="utf-8")
+    else:
+        assert match[2] == expected, "run DISTILL_UPDATE_DOCS=1 pytest tests/house/test_recipes.py"
+
+
+def test_every_recipe_with_a_result_is_on_the_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    prose = TABLE.sub("", text)
+    assert [name for name in RESULTS if f"`{name}`" not in prose] == []

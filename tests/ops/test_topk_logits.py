@@ -54,6 +54,28 @@ def test_equals_the_definition_with_ties(impl, n, v, data, levels, dtype):
 
 
 @every_impl
+@settings(max_examples=60, deadline=None)
+@given(v=st.integers(1, 300), data=st.data())
+def test_nan_comes_first_then_infinity_ties_by_lowest_id(impl, v, data):
+    """NaN is above +inf wherever it stands; what is left over makes the tail NaN, +inf, or a number."""
+    k, seed = data.draw(st.integers(0, v)), data.draw(st.integers(0, 10**6))
+    g = torch.Generator().manual_seed(seed)
+    values = torch.tensor([math.nan, inf, -inf, 1.0, 2.0])
+    z = values[torch.multinomial(torch.tensor([0.1, 0.1, 0.4, 1.0, 1.0]), 4 * v, replacement=True, generator=g)].view(
+        4, v
+    )
+    found = ops.topk_logits(z, k, impl=impl)
+    for row, ids, tail in zip(z, found.ids_NK.tolist(), found.tail_NT[:, 0].double(), strict=True):
+        numbers = row.tolist()
+        order = sorted(
+            range(v), key=lambda i: (not math.isnan(numbers[i]), -numbers[i] if numbers[i] == numbers[i] else 0, i)
+        )
+        assert ids == order[:k]
+        want = torch.logsumexp(row[order[k:]].double(), 0)
+        torch.testing.assert_close(tail, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@every_impl
 def test_whole_vocabulary_has_an_empty_tail(impl):
     z = torch.randn(3, 7)
     found = ops.topk_logits(z, 7, impl=impl)

@@ -256,9 +256,12 @@ def write_run(directory: Path, *, evaluated: bool = True, **options: Any) -> Pat
                 "python": "3.11.2",
                 "platform": "Linux-6.1-x86_64",
                 "processors": 2,
+                "threads": "1",
                 "versions": {"distill-core": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
             },
             "seconds": 131.0,
+            "cpu_seconds": 120.0,
+            "notes": {},
         }
         write_json(directory / stage / "manifest.json", manifest)
     if evaluated:

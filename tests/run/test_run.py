@@ -172,6 +172,8 @@ def test_an_interrupted_stage_resumes_with_what_it_had(fakes: Fakes, workshop: W
     with pytest.raises(KeyboardInterrupt):
         fakes.run()
     assert fakes.found["capture:main"] == ["manifest.json"]
+    first = read_manifest(workshop.output / "capture" / "main")
+    assert first is not None and first.cpu_seconds > 0 and first.seconds > 0
     fakes.fail = {}
     result = fakes.run()
     assert "resumes" in fakes.said("capture:main")
@@ -179,6 +181,7 @@ def test_an_interrupted_stage_resumes_with_what_it_had(fakes: Fakes, workshop: W
     assert {o.stage: o.action for o in result.outcomes}["capture:main"] == "resumed"
     manifest = read_manifest(workshop.output / "capture" / "main")
     assert manifest is not None and manifest.attempts == 2
+    assert manifest.cpu_seconds > first.cpu_seconds and manifest.seconds > first.seconds
 
 
 def test_an_interrupted_stage_with_other_options_starts_over(fakes: Fakes) -> None:

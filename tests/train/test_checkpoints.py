@@ -15,7 +15,7 @@ from distill_core.engine import checkpoints
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.metrics_file import MetricsFile
 from distill_core.engine.progress import Progress
-from distill_core.engine.trainer import OBJECTIVE_STATE_FILE
+from distill_core.engine.whole_checkpoints import OBJECTIVE_STATE_FILE
 from distill_core.errors import TrainingError
 from tests.train.setting import TrainResult, objectives, run_training, tiny_teacher
 

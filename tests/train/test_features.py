@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distill_core.engine.data import TokenDataset
-from distill_core.engine.trainer import OBJECTIVE_STATE_FILE
+from distill_core.engine.whole_checkpoints import OBJECTIVE_STATE_FILE
 from distill_core.registry import get_registry
 from distill_teachers.hf import HFTeacher
 from tests.conftest import make_tiny_llama

@@ -247,6 +247,23 @@ def test_topk_nan_in_is_nan_out():
     assert found.ids_NK[0, 0] == 33 and found.logits_NK[0, 0].isnan() and found.tail_NT[1].isfinite().all()
 
 
+@pytest.mark.parametrize("k", [0, 1, 2, 5])
+def test_topk_of_infinite_rows(k):
+    """+inf left over makes the tail +inf, NaN left over makes it NaN; NaN comes before +inf wherever it stands."""
+    z = torch.randn(5, 70)
+    z[0, [3, 40, 69]] = torch.inf
+    z[1, ::9] = torch.inf
+    z[2, ::9], z[2, 64] = torch.inf, torch.nan
+    z[3, [5, 50]], z[3, 60], z[3, ::2] = torch.inf, torch.nan, -torch.inf
+    found = ops.topk_logits(z, k, temperatures=(1.0, 0.5), impl="triton")
+    z_sorted = [sorted(range(70), key=lambda i, row=row: (not math.isnan(row[i]), -row[i], i)) for row in z.tolist()]
+    assert found.ids_NK.tolist() == [order[:k] for order in z_sorted]
+    rest = torch.stack([row[order[k:]] for row, order in zip(z, z_sorted, strict=True)])
+    want = torch.stack([torch.logsumexp(rest.double() / t, dim=1) for t in (1.0, 0.5)], dim=1)
+    assert want.isposinf().any() and (k > 0 or want.isnan().any())
+    torch.testing.assert_close(found.tail_NT.double(), want, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
 def test_programs_touch_nothing_of_each_other():
     ids, labels = support(4, 50, 5)
     request = Request(ids, labels, (1.0,), ())

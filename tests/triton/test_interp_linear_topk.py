@@ -88,6 +88,26 @@ def test_hostile_heads():
     assert found.tail_NT.isfinite().all()
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_infinite_heads(k):
+    """+inf left over makes the tail +inf, NaN left over makes it NaN."""
+    h, w, bias = whole_numbers(3, 8), whole_numbers(70, 8), torch.zeros(70)
+    bias[[3, 40, 69]] = torch.inf
+    for nan in (False, True):
+        if nan:
+            bias[[5, 41]] = torch.nan
+        found = ops.linear_topk_logits(h, w, k, bias=bias, impl="triton")
+        first = [5, 41, 3, 40, 69] if nan else [3, 40, 69]
+        assert found.ids_NK[:, : len(first)].tolist() == [first[:k]] * 3
+        left = bias[first[k:]]
+        if left.isnan().any():
+            assert found.tail_NT.isnan().all()
+        elif left.numel():
+            assert found.tail_NT.isposinf().all()
+        else:
+            assert found.tail_NT.isfinite().all()
+
+
 def test_which_schedule_serves_which_k(monkeypatch):
     """Up to 16 fused; above, chunks of logits and the row kernels, with the same result; above 256 refused."""
     h, w = whole_numbers(4, 8), whole_numbers(300, 8)

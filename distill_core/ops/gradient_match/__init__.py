@@ -13,6 +13,7 @@ from ...shapes import Scalar
 from .. import cpu_library, cuda_library
 from ..arguments import check_choice, check_device
 from ..dispatch import Impl, declare, offer, select
+from ..transforms import refuse_transforms
 from .gradient_in_forward import MatchInForward, wanted
 from .ops import gradient_match_op
 from .reference import Rule
@@ -124,6 +125,7 @@ def gradient_match(
     if not 0 < eps < math.inf:
         raise ValueError(f"{OP}: eps must be a positive, finite number; got {eps!r}")
     _check_pairs(synthetic, real)
+    refuse_transforms(OP, synthetic)
     shares = _check_weights(weights, len(synthetic))
     if not synthetic:
         return torch.zeros(())

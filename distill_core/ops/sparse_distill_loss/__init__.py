@@ -24,6 +24,7 @@ from ..arguments import (
 from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits.chunked import LinearSource, Request
+from ..transforms import refuse_transforms
 from ..triton_probe import offer_kernels
 from .once import SparseDistill
 from .reference import LossFn
@@ -81,6 +82,7 @@ def sparse_distill_loss(
     """
     op = "sparse_distill_loss"
     check_head(op, hidden_ND, weight_VD, bias, softcap, logit_scale)
+    refuse_transforms(op, [hidden_ND, weight_VD, bias, *params], values_too=True)
     check_ids(op, ids_NK, hidden_ND)
     check_id_values(op, ids_NK, weight_VD.shape[0])
     if labels_N is not None:

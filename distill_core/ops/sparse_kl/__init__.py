@@ -27,6 +27,7 @@ from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
 from ..support_logits import SupportLogits, linear_support_logits, support_logits
 from ..support_logits.chunked import LinearSource, Request
+from ..transforms import refuse_transforms, transformed
 from ..triton_probe import offer_kernels, too_wide
 from .linear import LinearSparseKL
 from .native import FusedSparseKL
@@ -116,6 +117,7 @@ def sparse_kl(
     """
     op = "sparse_kl"
     check_logits(op, logits_NV)
+    refuse_transforms(op, [logits_NV])
     _check_teacher(op, logits_NV, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
@@ -126,7 +128,7 @@ def sparse_kl(
         support = support_logits(logits, ids_NK, temperatures=(t,), impl=cast(Impl, chosen))
         return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, logits.shape[1]), reduction)
 
-    if chosen == "reference" or torch.compiler.is_compiling():
+    if chosen == "reference" or torch.compiler.is_compiling() or transformed():
         return rebuild(logits_NV)
     teacher = (ids_NK, logp_NK, tail_logp_N, mode, direction == "reverse", t)
     plan = (teacher, reduction, torch.is_grad_enabled(), rebuild, chosen)
@@ -172,6 +174,7 @@ def linear_sparse_kl(
     """
     op = "linear_sparse_kl"
     check_head(op, hidden_ND, weight_VD, bias, softcap, logit_scale)
+    refuse_transforms(op, [hidden_ND, weight_VD, bias])
     _check_teacher(op, hidden_ND, ids_NK, logp_NK, tail_logp_N, mode, direction)
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     t = check_temperature(op, temperature)
@@ -191,7 +194,7 @@ def linear_sparse_kl(
         )
         return _reduce(row_divergence(support, logp_NK, tail_logp_N, mode, direction, t, vocabulary), reduction)
 
-    if reduction == "none" or torch.compiler.is_compiling():
+    if reduction == "none" or torch.compiler.is_compiling() or transformed():
         return rebuild(hidden_ND, weight_VD, bias)
     check_id_values(op, ids_NK, vocabulary)
     share = 1.0 / max(1, hidden_ND.shape[0]) if reduction == "mean" else 1.0

@@ -21,6 +21,7 @@ from ..arguments import (
     check_temperatures,
 )
 from ..dispatch import Impl, declare, offer, select
+from ..transforms import refuse_transforms
 from ..triton_probe import offer_kernels
 from .linear_op import linear_support_logits_op
 from .logits_op import support_logits_op
@@ -96,6 +97,7 @@ def linear_support_logits(
     """
     op = "linear_support_logits"
     check_head(op, hidden_ND, weight_VD, bias, softcap, logit_scale)
+    refuse_transforms(op, [hidden_ND, weight_VD, bias])
     check_ids(op, ids_NK, hidden_ND)
     if labels_N is not None:
         check_row_vector(op, "labels_N", labels_N, hidden_ND, integer=True)
@@ -139,6 +141,7 @@ def support_logits(
     """
     op = "support_logits"
     check_logits(op, logits_NV)
+    refuse_transforms(op, [logits_NV])
     check_ids(op, ids_NK, logits_NV)
     if labels_N is not None:
         check_row_vector(op, "labels_N", labels_N, logits_NV, integer=True)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..support_logits.head_kernels import logits_tile, tile_position
-from .row_kernels import NEVER, id_of, value_of
+from .row_kernels import NEVER, finite_or_0, id_of, value_of
 
 OUT: tl.constexpr = tl.constexpr(-(2**31))
 """The order of an entry that is out of the game: below that of every logit, -inf too."""
@@ -57,7 +57,7 @@ def head_topk(
         order = tl.where(cols[None, :] == at[:, None], OUT, order)
     z = _logit_of(order)
     top = tl.max(z, axis=1)
-    shift = tl.where(top == -float("inf"), 0.0, top)
+    shift = finite_or_0(top)
     tl.store(top_ptr + wide * tiles + tile, top, mask=here)
     for i in tl.static_range(T):
         s = tl.sum(tl.exp((z - shift[:, None]) * tl.load(inv_t_ptr + i)), axis=1)
@@ -95,7 +95,7 @@ def merge_topk(
     m = tl.max(top, axis=0)
     for first in range(0, count, BLOCK_C):
         m = tl.maximum(m, tl.max(_lost(key_row, first, count, least, BLOCK_C), axis=0))
-    shift = tl.where(m == -float("inf"), 0.0, m)
+    shift = finite_or_0(m)
     rest = tl.where(top == -float("inf"), 0.0, top - shift)
     for i in tl.static_range(T):
         inv_t = tl.load(inv_t_ptr + i)

@@ -22,7 +22,8 @@ def take_topk_(z_CL: Tensor, k: int) -> tuple[Tensor, Tensor]:
     z_CL.scatter_(1, id_CK, -math.inf)
     if k == 0 or z_CL.shape[0] == 0:
         return id_CK, value_CK
-    tied_C = z_CL.amax(1) == value_CK[:, -1]
+    rest_C = z_CL.amax(1)
+    tied_C = (rest_C == value_CK[:, -1]) | rest_C.isnan()
     if bool(tied_C.any()):
         z_RL = z_CL[tied_C].scatter_(1, id_CK[tied_C], value_CK[tied_C])
         id_CK[tied_C] = _lowest_ids(z_RL, value_CK[tied_C, -1:], k)
@@ -34,8 +35,9 @@ def take_topk_(z_CL: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _lowest_ids(z_RL: Tensor, last_R1: Tensor, k: int) -> Tensor:
-    """Ids of all entries above `last` and of the first entries equal to it, k in all, increasing."""
-    chosen_RL, equal_RL = z_RL > last_R1, z_RL == last_R1
+    """Ids of all entries above `last` and of the first entries equal to it, k in all, increasing; NaN is above all."""
+    nan_RL, nan_R1 = z_RL.isnan(), last_R1.isnan()
+    chosen_RL, equal_RL = (z_RL > last_R1) | (nan_RL & ~nan_R1), (z_RL == last_R1) | (nan_RL & nan_R1)
     room_R1 = k - chosen_RL.sum(1, keepdim=True)
     chosen_RL |= equal_RL & (equal_RL.cumsum(1, dtype=torch.int32) <= room_R1)
     return chosen_RL.nonzero()[:, 1].view(-1, k)

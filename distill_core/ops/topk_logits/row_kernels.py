@@ -43,6 +43,12 @@ def value_of(key):
 
 
 @triton.jit
+def finite_or_0(x):
+    """What exponents are taken relative to: inf - inf would be NaN where +inf is right."""
+    return tl.where(tl.abs(x) == float("inf"), 0.0, x)
+
+
+@triton.jit
 def block_maxima(
     z_ptr, inv_t_ptr, top_ptr, sum_ptr, stride_z, V, B, STEPS,
     T: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
@@ -61,7 +67,7 @@ def block_maxima(
     else:
         x = tl.load(z_row + lane, mask=(lane >= lead) & (lane < end), other=-float("inf")).to(tl.float32)
     top = tl.max(x, axis=1)
-    shift = tl.where(top == -float("inf"), 0.0, top)
+    shift = finite_or_0(top)
     block = step * BLOCKS + tl.arange(0, BLOCKS)
     for i in tl.static_range(T):
         s = tl.sum(tl.exp((x - shift[:, None]) * tl.load(inv_t_ptr + i)), axis=1)
@@ -98,7 +104,7 @@ def select_topk(
     x = tl.where(inside & (key < least), x, -float("inf"))
     top = tl.where(kept, top, -float("inf"))
     m = tl.maximum(tl.max(tl.max(x, axis=1), axis=0), tl.max(top, axis=0))
-    shift = tl.where(m == -float("inf"), 0.0, m)
+    shift = finite_or_0(m)
     for i in tl.static_range(T):
         inv_t = tl.load(inv_t_ptr + i)
         part = tl.load(sum_ptr + (row * T + i) * B + block, mask=kept, other=0.0)

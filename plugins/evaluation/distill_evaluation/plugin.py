@@ -38,6 +38,13 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "evaluator",
+            "own-text",
+            "distill_evaluation.own_text:OwnText",
+            summary="KL to the teacher on what the model itself writes after held-out prompts",
+            options="distill_evaluation.own_text_options:OwnTextOptions",
+        ),
+        component(
+            "evaluator",
             "calibration",
             "distill_evaluation.calibration:Calibration",
             summary="expected calibration error by equal mass, with the reliability curve",
