@@ -33,6 +33,7 @@ class Recipe:
     batch: int = 256
 
 
+@torch.enable_grad()
 def train_network(
     net: ConvNet,
     parameters: Sequence[Tensor],
