@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from distill_core.errors import DataError, TrainingError
+from distill_core.files import atomic_file
 from distill_synthesis.matching.augment import Augmentation
 from distill_synthesis.matching.coresets import herding, k_center, part_means
 from distill_synthesis.matching.images import Scale, read_images
@@ -99,6 +100,14 @@ def test_killed_at_any_step_it_goes_on_bit_for_bit(name: str, options: dict[str,
     states = [torch.load(tmp_path / d / STATE_FILE, weights_only=True) for d in ("whole", "cut")]
     assert torch.equal(states[0]["variables"][IMAGES], states[1]["variables"][IMAGES])
     assert states[0]["values"] == states[1]["values"]
+
+
+def test_the_engines_unfinished_file_is_left_alone(tmp_path: Path) -> None:
+    """The stage writes its records beside the state while they are made."""
+    with atomic_file(tmp_path / "records.jsonl") as file:
+        for record in make("trajectory-matching", **EXPERTS).synthesize(image_records(), tmp_path):
+            file.write(json.dumps(record).encode() + b"\n")
+    assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == 6
 
 
 def test_a_finished_state_is_not_computed_again(tmp_path: Path) -> None:

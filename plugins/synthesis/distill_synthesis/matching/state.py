@@ -13,7 +13,8 @@ from torch import Tensor
 from distill_core.errors import DataError
 from distill_core.files import atomic_write_bytes, remove_temporaries
 
-STATE_FILE = "matching.pt"
+STATE_FILE = "state/matching.pt"
+"""In a folder of its own: what a killed process left there is removed, and the engine writes records beside it."""
 
 
 @dataclass
@@ -52,9 +53,9 @@ def load_state(directory: Path, key: str) -> State | None:
     Raises:
         DataError: it cannot be read, or belongs to other data, options or another seed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(directory)
     path = directory / STATE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(path.parent)
     if not path.exists():
         return None
     try:
