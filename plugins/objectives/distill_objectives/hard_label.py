@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill_core.simplex import check_same_rows
 from distill_core.types import RowInfo, RowTarget, SupportLogits
 from distill_objectives.options import HardLabelOptions
 
@@ -37,5 +38,6 @@ class HardLabel:
         """[n] values in nat."""
         if target is None or target.logits_NK is None:
             raise ValueError("hard-label needs an exact target, whose likeliest entry is known: method: topk")
+        check_same_rows(support, target)
         best_n1 = target.logits_NK.masked_fill(target.ids_NK < 0, float("-inf")).argmax(dim=1, keepdim=True)
         return -support.log_probs(1.0).gather(1, best_n1)[:, 0]

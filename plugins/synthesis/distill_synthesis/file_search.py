@@ -1,9 +1,10 @@
-"""Finds files by path, glob or inside an installed package, without importing the package."""
+"""Finds files by path, glob, or inside an installed package or the standard library, without importing anything."""
 
 from __future__ import annotations
 
 import glob
 import re
+import sysconfig
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 def find_files(options: TextFilesOptions) -> list[tuple[str, Path]]:
     """(document id, path) of every file the options pick, sorted by id.
 
-    The id is the path as it was given, or relative to the package.
+    The id is the path as it was given, or relative to the package (or the standard library).
 
     Raises:
         DataError: starts with the option at fault; no such package, a path that matches nothing, or nothing left.
     """
-    root = None if options.package is None else package_directory(options.package)
+    root = start_of(options)
     found = matching(options.paths, root)
     picked = {name: path for name, path in found.items() if is_picked(path.name, options)}
     if not picked:
@@ -33,6 +34,13 @@ def find_files(options: TextFilesOptions) -> list[tuple[str, Path]]:
             f"their names are like {next(iter(found.values())).name}"
         )
     return sorted(picked.items())
+
+
+def start_of(options: TextFilesOptions) -> Path | None:
+    """The directory that paths start from: a package's, the standard library's, or None for the present one."""
+    if options.standard_library:
+        return Path(sysconfig.get_path("stdlib"))
+    return None if options.package is None else package_directory(options.package)
 
 
 def package_directory(package: str) -> Path:
@@ -67,7 +75,7 @@ def matching(patterns: Sequence[str], root: Path | None = None) -> dict[str, Pat
         paths = [Path(name) for name in glob.glob(str(deep), recursive=True)]
         paths = [path for path in paths if path.is_file()]
         if not paths:
-            start = "the present directory" if root is None else f"the package's directory {root}"
+            start = "the present directory" if root is None else f"the directory {root}"
             raise DataError(f"paths[{index}]: no file matches {pattern}; paths start from {start}")
         for path in paths:
             found[(path.relative_to(root) if root is not None else path).as_posix()] = path

@@ -43,6 +43,9 @@ class TextFilesOptions(Options):
     package: str | None = Field(
         default=None, description="installed Python package whose directory the paths start from; it is not imported"
     )
+    standard_library: bool = Field(
+        default=False, description="paths start from the directory of the running Python's standard library"
+    )
     include: str | None = Field(default=None, description="regular expression; keep files whose name it finds")
     exclude: str | None = Field(default=None, description="regular expression; drop files whose name it finds")
     number: NumberRange | None = Field(default=None, description="keep files by a number in their name, e.g. a year")
@@ -69,6 +72,14 @@ class TextFilesOptions(Options):
         except LookupError:
             raise ValueError(f"Python knows no encoding {encoding!r}; utf-8 is the usual one") from None
         return encoding
+
+    @model_validator(mode="after")
+    def _one_start(self) -> TextFilesOptions:
+        if self.package is not None and self.standard_library:
+            raise ValueError(
+                f"two places to start from: received package: {self.package} and standard_library: true, leave one out"
+            )
+        return self
 
     def problems(self) -> list[str]:
         """A package or files that are not there, or a choice that leaves none."""

@@ -118,40 +118,33 @@ def _chunk(logits_nW: Tensor, spec: SparseSpec, row_keys_n: Tensor) -> RowTarget
         seed=spec.seed,
         row_keys_N=row_keys_n.to(logits_nW.device),
     )
-    logp_nW = torch.log_softmax(logits_nW.float() / temperature, dim=1)
-    entropy_n = _entropy(logp_nW)
+    # One more read of the logits: exact entropy and the log-probabilities of what was drawn, without [n, W] of them.
+    drawn = ops.support_logits(logits_nW, ids_nK, temperatures=spec.temperatures, extras=("entropy",))
+    assert drawn.entropy_NT is not None
     threshold_n = None
     if spec.method == "threshold":
-        threshold_n = sampling_threshold(logp_nW, ids_nK, weights_nK)
+        threshold_n = sampling_threshold(drawn.log_probs(temperature)[:, :-1], ids_nK, weights_nK)
     return RowTarget(
         kind="sampled",
         ids_NK=ids_nK.long(),
         temperatures=spec.temperatures,
         weights_NK=weights_nK.float(),
-        entropy_N=entropy_n,
+        entropy_N=drawn.entropy_NT[:, 0].float(),
         threshold_N=threshold_n,
     )
-
-
-def _entropy(logp_nW: Tensor) -> Tensor:
-    """[n] entropy in nat, 0 log 0 = 0; impossible tokens (-inf) are rare and looked at only where they occur."""
-    entropy_n = -torch.einsum("nw,nw->n", logp_nW.exp(), logp_nW)
-    if bool(torch.isnan(entropy_n).any()):
-        entropy_n = -(logp_nW.exp() * logp_nW.masked_fill(torch.isneginf(logp_nW), 0.0)).sum(dim=1)
-    return entropy_n
 
 
 def _exact(ids_NK: Tensor, logits_NK: Tensor, tail_NT: Tensor, spec: SparseSpec) -> RowTarget:
     return RowTarget("exact", ids_NK.long(), spec.temperatures, logits_NK=logits_NK.float(), tail_NM=tail_NT.float())
 
 
-def sampling_threshold(logp_nW: Tensor, ids_nK: Tensor, weights_nK: Tensor) -> Tensor:
+def sampling_threshold(logp_nK: Tensor, ids_nK: Tensor, weights_nK: Tensor) -> Tensor:
     """[n] c of threshold sampling: the weight that every entry with p < c has; 0 where the row is kept whole.
 
     Kept entries have weight max(p, c), so c is the smallest weight of a row from which something was left out.
     """
     kept_nK = ids_nK >= 0
-    probability_nK = logp_nW.gather(1, ids_nK.long().clamp_min(0)).exp() * kept_nK
+    probability_nK = logp_nK.exp() * kept_nK
     smallest_n = weights_nK.masked_fill(~kept_nK, torch.inf).amin(dim=1).float()
     whole_n = (weights_nK <= probability_nK * (1 + 1e-5)).all(dim=1)
     return torch.where(whole_n, torch.zeros_like(smallest_n), smallest_n)
