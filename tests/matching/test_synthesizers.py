@@ -110,6 +110,16 @@ def test_the_engines_unfinished_file_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "records.jsonl").read_bytes().count(b"\n") == 6
 
 
+def test_the_rate_falls_with_a_cosine(tmp_path: Path) -> None:
+    """Gradients of one and no momentum: the images move by the sum of the rates, shares 1, 0.75 and 0.25."""
+    made = make("gradient-matching", iterations=3, decay="cosine", momentum=0.0, learning_rate=0.01, start="mean")
+    made.gradients = lambda variables, iteration: (1.0, {IMAGES: torch.ones_like(variables[IMAGES])})
+    written(made, tmp_path)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    moved = made.starting_images() - state["variables"][IMAGES]
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * (1 + 0.75 + 0.25)))
+
+
 def test_a_finished_state_is_not_computed_again(tmp_path: Path) -> None:
     first = written(make("gradient-matching"), tmp_path)
     made = make("gradient-matching")

@@ -59,6 +59,10 @@ class MatchingOptions(ImageFields):
     )
     learning_rate: PositiveFloat = Field(default=0.1, description="of the images, whose pixels have mean 0 and std 1")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="of the images' gradient descent")
+    decay: Literal["none", "cosine"] = Field(
+        default="none",
+        description="of learning_rate: cosine lets it fall to zero, which averages noise out",
+    )
     real_batch: PositiveInt = Field(default=256, description="real images per class and step; at most all there are")
     augmentations: list[AugmentationName] = Field(
         default_factory=list,

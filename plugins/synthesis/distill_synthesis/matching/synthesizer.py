@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -180,9 +181,12 @@ class ImageSynthesizer(ABC):
                 f"{self.NAME}: step {state.iteration} has a loss of {value} or a gradient that is not finite: lower "
                 "learning_rate"
             )
+        share = 1.0
+        if self.options.decay == "cosine":
+            share = 0.5 * (1 + math.cos(math.pi * state.iteration / self.options.iterations))
         for name, rate in self.learning_rates().items():
             moved = state.velocity[name].mul_(self.options.momentum).add_(gradients[name])
-            state.variables[name] = state.variables[name] - rate * moved
+            state.variables[name] = state.variables[name] - share * rate * moved
         state.variables[IMAGES] = state.variables[IMAGES].clamp(self.low_C11, self.high_C11)
         state.iteration += 1
         state.values.append(value)
