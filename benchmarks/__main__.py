@@ -28,6 +28,7 @@ NAMES = (
     "store_size",
     "trl_training",
     "objective_table",
+    "dataset_distillation",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

@@ -52,6 +52,10 @@ def body(result: dict[str, Any]) -> str:
         from benchmarks.objective_report import table
 
         return table(result)
+    if result["benchmark"] == "dataset_distillation":
+        from benchmarks.dataset_distillation import table
+
+        return table(result)
     return f"{result['title']} {result['machine']}.\n\n{timed(result)}"
 
 

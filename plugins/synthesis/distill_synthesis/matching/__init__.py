@@ -1,0 +1,1 @@
+"""Synthetic images learned by matching what real images do to a network."""
