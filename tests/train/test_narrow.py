@@ -66,6 +66,22 @@ def test_the_weightiest_neurons_stay_in_their_order() -> None:
     assert torch.equal(student.model.layers[0].mlp.down_proj.weight, mlp.down_proj.weight[:, kept])
 
 
+@pytest.mark.parametrize("writer", ["mlp.down_proj", "self_attn.o_proj"])
+def test_a_channel_counts_by_what_layers_write_to_it(writer: str) -> None:
+    teacher = teacher_of()
+    channels = [2, 9, 21]
+    with torch.no_grad():
+        teacher.model.embed_tokens.weight[:, channels] = 0  # by the embedding alone they would go first
+        teacher.model.layers[1].get_submodule(writer).weight[channels] = 50
+        teacher.model.embed_tokens.weight[:, [0, 1, 4]] *= 1e-3
+    student = narrow(teacher, Width(hidden_size=18))
+    left_out = [4, 0, 1]
+    kept = [channel for channel in range(24) if channel not in left_out]
+    mine = student.model.layers[1].get_submodule(writer).weight[:, 0]
+    its = teacher.model.layers[1].get_submodule(writer).weight[:, 0]
+    assert set(mine.tolist()) <= set(its[kept].tolist()) and mine.eq(50).sum() == 3
+
+
 def test_a_run_file_asks_for_it(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
     teacher = tmp_path / "teacher"
     teacher_of(vocab_size=320).save_pretrained(teacher)
