@@ -1,4 +1,4 @@
-"""Function transforms (`torch.func`) and forward mode: what the differentiable ops refuse, and why.
+"""Function transforms (`torch.func`) and forward mode: what the differentiable ops refuse, and values under vmap.
 
 Derivatives of the ops are registered backward passes. `torch.func.grad` and its like cannot enter those of a registered
 op, and forward mode passes through one as through a constant: its tangent would be zero, in silence.
@@ -6,7 +6,8 @@ op, and forward mode passes through one as through a constant: its tangent would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,3 +47,26 @@ def refuse_transforms(op: str, inputs: Sequence[Tensor | None], *, values_too: b
             f"{op}: runs inside no transform of torch.func (grad, vmap, ...), for it takes its gradient in the forward "
             f"pass; linear_support_logits gives values under torch.func.vmap. {INSTEAD}"
         )
+
+
+def _sample(argument: Any, dim: Any, i: int) -> Any:
+    """Sample i of an argument of a registered op; lists come with a list of dimensions, None is for all samples."""
+    if isinstance(dim, list | tuple):
+        return [_sample(x, own, i) for x, own in zip(argument, dim, strict=True)]
+    return argument if dim is None else argument.select(dim, i)
+
+
+def values_by_sample(name: str, op: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule for `register_vmap`: one call of `op` per sample, stacked. torch makes none for ops that take lists."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        if info.batch_size == 0:
+            raise ValueError(f"{name}: torch.func.vmap got a dimension of size 0; expected samples, skip the call")
+        found = [
+            op(*(_sample(x, dim, i) for x, dim in zip(arguments, in_dims, strict=True))) for i in range(info.batch_size)
+        ]
+        if isinstance(found[0], Tensor):
+            return torch.stack(found), 0
+        return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), (0,) * len(found[0])
+
+    return rule

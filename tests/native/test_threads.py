@@ -1,4 +1,4 @@
-"""No result depends on the number of threads: every op with a compiled CPU kernel, bit for bit at 1, 2, 3 and 5 threads.
+"""No result depends on the number of threads: every compiled CPU kernel, bit for bit at 1, 2, 3 and 5.
 
 Rounded to fp32 at the end, most sums look the same in whatever order they were taken. The inputs of the sums that cross
 the bounds between threads are therefore such that any other order shows.
@@ -112,7 +112,7 @@ def test_few_long_rows(n):
 
 
 def near_zero():
-    """Rows whose rest has log(1 + a few units in the last place of fp64) as its tail: one more or less shows in fp32."""
+    """Rows whose tail is log(1 + a few units in the last place of fp64): one more or less shows in fp32."""
     z, ids = torch.full((5, 70_001), -float("inf")), torch.full((5, 1), 70_000)
     z[:, 3::2048] = -37.0  # one is lost against 1, two together are not; one in a block
     z[:, 0], z[:, 70_000] = 0.0, 1.0

@@ -76,12 +76,52 @@ def test_derivatives_by_torch_func_are_refused(op, impl, transform):
         REVERSE[transform](*made(op, impl))
 
 
-@pytest.mark.parametrize("op", ["sparse_kl", "linear_sparse_kl", "support_logits", "linear_support_logits"])
+@pytest.mark.parametrize("op", [op for op in LOSSES if op != "sparse_distill_loss"])
 @impls
 def test_values_under_vmap(op, impl):
     f, x = made(op, impl)
     found = torch.func.vmap(f)(torch.stack([x, 2 * x]))
     torch.testing.assert_close(found, torch.stack([f(x), f(2 * x)]), rtol=1e-6, atol=1e-6)
+
+
+WITHOUT_DERIVATIVE = {
+    "topk_logits": lambda p, x, y, impl: ops.topk_logits(x @ p[2].T, 3, impl=impl).tail_NT,
+    "linear_topk_logits": lambda p, x, y, impl: ops.linear_topk_logits(x, p[2], 3, impl=impl).logits_NK,
+    "sample_support": lambda p, x, y, impl: ops.sample_support(x @ p[2].T, 3, impl=impl)[1],
+    "gradient_gram": lambda p, x, y, impl: ops.gradient_gram(*[x[:, None]] * 2, *[y[:, None]] * 2),
+    "random_projection": lambda p, x, y, impl: ops.random_projection(x, 8, seed=1, impl=impl),
+    "random_projection of a list": lambda p, x, y, impl: ops.random_projection([x, p[2][:N], y], 8, seed=1, impl=impl),
+    "gradient_match of both": lambda p, x, y, impl: ops.gradient_match([x, p[2]], [y, p[2] + 1], impl=impl),
+    "gradient_match by tensor": lambda p, x, y, impl: ops.gradient_match([x, y], [y, x], group="tensor", impl=impl),
+}
+
+
+@pytest.mark.parametrize("op", WITHOUT_DERIVATIVE)
+@impls
+@pytest.mark.parametrize("dims", [(0, 0), (0, None), (2, 1)], ids=str)
+def test_values_of_teachers_and_gradients_under_vmap(op, impl, dims):
+    p = problem()
+    x, y = (torch.randn(3, N, D).movedim(0, dim or 0) if dim is not None else torch.randn(N, D) for dim in dims)
+
+    def f(x, y):
+        return WITHOUT_DERIVATIVE[op](p, x, y, impl)
+
+    found = torch.func.vmap(f, in_dims=dims)(x, y)
+    samples = [[z if dim is None else z.select(dim, i) for z, dim in zip((x, y), dims, strict=True)] for i in range(3)]
+    torch.testing.assert_close(found, torch.stack([f(*sample) for sample in samples]), rtol=1e-6, atol=1e-6)
+
+
+def test_vmap_without_samples_is_refused():
+    with pytest.raises(ValueError, match=r"^random_projection: torch\.func\.vmap got a dimension of size 0"):
+        torch.func.vmap(lambda x: ops.random_projection(x, 8, seed=1))(torch.zeros(0, N, D))
+
+
+def test_vmap_of_vmap():
+    p = problem()
+    x = torch.randn(2, 3, N, D)
+    found = torch.func.vmap(torch.func.vmap(lambda a: ops.gradient_match([a], [p[1]])))(x)
+    want = torch.stack([torch.stack([ops.gradient_match([a], [p[1]]) for a in row]) for row in x])
+    torch.testing.assert_close(found, want)
 
 
 @every_loss

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..autocast import exact_arithmetic
 from ..head import compute_dtype
+from ..transforms import values_by_sample
 from . import native, reference
 from .reference import Rule, statistics_rows
 
@@ -155,3 +156,4 @@ def _double_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
 
 gradient_match_op.register_autograd(_backward, setup_context=_save_for_backward)
 gradient_match_backward_op.register_autograd(_double_backward, setup_context=_save_for_double_backward)
+gradient_match_op.register_vmap(values_by_sample("gradient_match", gradient_match_op))

@@ -14,6 +14,7 @@ from ..arguments import check_choice, check_device
 from ..autocast import exact_arithmetic
 from ..dispatch import Impl, declare, offer, select
 from ..head import compute_dtype
+from ..transforms import values_by_sample
 from . import native, reference
 
 __all__ = ["random_projection"]
@@ -44,6 +45,9 @@ def random_projection_op(tensors: list[Tensor], dim: int, seed: int, feature_off
 @random_projection_op.register_fake
 def _(tensors: list[Tensor], dim: int, *_: Any) -> Tensor:
     return tensors[0].new_empty(tensors[0].shape[0], dim, dtype=compute_dtype(*tensors))
+
+
+random_projection_op.register_vmap(values_by_sample(OP, random_projection_op))
 
 
 def _check_tensors(tensors: Sequence[Tensor]) -> None:
