@@ -1,5 +1,6 @@
-"""Large buffers of a pass over the head: uninitialised, on huge pages where the compiled library can ask for them.
+"""Buffers as the kernels want them: large ones on huge pages, matrices with contiguous rows.
 
+Large buffers of a pass over the head are uninitialised, on huge pages where the compiled library can ask for them.
 Touching a fresh buffer costs about 3 microseconds per 4 KiB page: as much as the arithmetic of a small head.
 """
 
@@ -19,3 +20,11 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype, like: Tensor, impl: str) -
     if impl == "cpu":
         torch.ops.distill_core_cpu.advise_huge_pages(x)
     return x
+
+
+def with_rows(x: Tensor) -> Tensor:
+    """A matrix whose rows are contiguous: itself, or a copy where the last dimension has a stride."""
+    if x.shape[1] <= 1 or x.stride(1) == 1:
+        return x
+    # An empty tensor calls itself contiguous whatever its strides: clone, not contiguous().
+    return x.clone(memory_format=torch.contiguous_format)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_library
+from .buffers import with_rows
 
 cpu_library.define(
     "thin_logits(Tensor hidden, Tensor weight_t, Tensor? bias, Tensor(a!) out) -> ()",
@@ -23,8 +24,7 @@ cpu_library.define(
 
 def _rows(x: Tensor) -> Tensor:
     """fp32 with contiguous rows; a copy only where it is not."""
-    x = x.float()
-    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
+    return with_rows(x.float())
 
 
 def logits_into(z_CV: Tensor, hidden_CD: Tensor, weight_DV: Tensor, bias_V: Tensor | None) -> None:

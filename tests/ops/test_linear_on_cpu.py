@@ -158,19 +158,6 @@ def test_few_rows_and_no_support(dtype, n, k, width):
         assert n or not g.any()
 
 
-def test_threads_change_nothing(make_problem):
-    problem = make_problem(70, 2500, 40, 17, dtype=torch.bfloat16)
-    threads = torch.get_num_threads()
-    try:
-        found = []
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            found.append(ops.linear_support_logits(*problem.inputs[:2], problem.ids_NK, impl="cpu"))
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(found[0].tail_NT, found[1].tail_NT, rtol=1e-6, atol=1e-6)
-
-
 def test_fp64_stays_with_the_reference(make_problem):
     p = make_problem()
     with pytest.raises(RuntimeError, match=r'impl="cpu" cannot run: the cpu kernel takes .*float32.*got torch.float64'):

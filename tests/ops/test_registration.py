@@ -133,20 +133,27 @@ def test_compiles_to_one_graph(make_problem, function, dynamic):
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_native_kernels_compile_to_one_graph(make_problem, dynamic):
-    """fp32 logits under impl="cpu": the same value and gradient as eager."""
+    """fp32 logits and hidden states under impl="cpu": the same value and gradient as eager."""
     torch._dynamo.reset()
 
-    def step(z, ids, logp):
+    def step(h, w, ids, labels, logp):
+        z = h @ w.T
         s = ops.support_logits(z, ids, extras=("entropy",), impl="cpu")
-        return ops.sparse_kl(z, ids, logp, temperature=1.5, impl="cpu") + s.entropy_NT.sum() + s.tail_NT.sum()
+        head = ops.linear_support_logits(h, w, ids, labels_N=labels, temperatures=(1.0, 2.0), softcap=9.0, impl="cpu")
+        loss = ops.sparse_kl(z, ids, logp, temperature=1.5, impl="cpu") + ops.linear_sparse_kl(
+            h, w, ids, logp, impl="cpu"
+        )
+        return loss + s.entropy_NT.sum() + s.tail_NT.sum() + head.tail_NT.sum() + head.cross_entropy().sum()
 
     compiled = torch.compile(step, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for n, v in ((7, 23), (9, 31)) if dynamic else ((7, 23),):
-        p = make_problem(n=n, v=v)
-        z, logp = p.dense().detach().float().requires_grad_(), torch.full((n, 5), -2.0)
-        want, got = step(z, p.ids_NK, logp), compiled(z, p.ids_NK, logp)
+        p = make_problem(n=n, v=v, dtype=torch.float32)
+        arguments = (*p.inputs[:2], p.ids_NK, p.labels_N, torch.full((n, 5), -2.0))
+        want, got = step(*arguments), compiled(*arguments)
         torch.testing.assert_close(got, want)
-        torch.testing.assert_close(torch.autograd.grad(got, z)[0], torch.autograd.grad(want, z)[0])
+        expected = torch.autograd.grad(want, p.inputs[:2])
+        for g, w in zip(torch.autograd.grad(got, p.inputs[:2]), expected, strict=True):
+            torch.testing.assert_close(g, w, rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_code_still_refuses_repeated_ids(make_problem):

@@ -193,6 +193,9 @@ def test_opcheck_and_second_derivative():
     z, ids = torch.randn(3, 20, requires_grad=True), support(3, 20, 3)[0]
     call = (z, ids, None, [1.0], False, False, False, "triton")
     torch.library.opcheck(torch.ops.distill_core.support_logits.default, call)
+    h, w = torch.randn(3, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
+    head = (h, w, None, ids, None, [1.0], None, 1.0, False, False, False, "triton")
+    torch.library.opcheck(torch.ops.distill_core.linear_support_logits.default, head)
 
     def second(impl):
         s = ops.support_logits(z, ids, impl=impl)

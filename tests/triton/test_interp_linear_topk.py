@@ -129,6 +129,7 @@ def test_opcheck_and_races():
     h, w = torch.randn(20, 8), torch.randn(50, 8)
     call = (h, w, None, 4, [1.0], None, 1.0, 45, "triton")
     torch.library.opcheck(torch.ops.distill_core.linear_topk_logits.default, call)
+    torch.library.opcheck(torch.ops.distill_core.topk_logits.default, (h @ w.T, 4, [1.0], 45, "triton"))
     source = LinearSource(h, Head(w, None, None, 1.0, torch.float32))
     out = torch.empty(20, 4, dtype=torch.int64), torch.empty(20, 4), torch.empty(20, 1)
     # The second kernel reads what the first wrote: only writes may not meet.

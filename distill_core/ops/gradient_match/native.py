@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu_library
+from ..buffers import with_rows
 from .reference import Rule, as_rows
 
 DISTANCES = ("cosine", "l2", "l2+l1")
@@ -30,9 +31,7 @@ def _laid(tensors: Sequence[Tensor], rule: Rule) -> list[Tensor]:
 def _copied(x: Tensor, by_row: bool) -> Tensor:
     if not by_row:
         return x.contiguous()
-    rows = as_rows(x, "row")
-    # An empty tensor calls itself contiguous whatever its strides: clone, not contiguous().
-    return rows if rows.shape[1] < 2 or rows.stride(1) == 1 else rows.clone(memory_format=torch.contiguous_format)
+    return with_rows(as_rows(x, "row"))
 
 
 def _options(rule: Rule) -> tuple[int, int, float, bool]:

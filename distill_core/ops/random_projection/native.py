@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu_library
+from ..buffers import with_rows
 from .reference import seed_state
 
 cpu_library.define("project(Tensor[] tensors, int dim, int state, int feature_offset, float scale) -> Tensor")
@@ -15,9 +16,6 @@ cpu_library.define("project(Tensor[] tensors, int dim, int state, int feature_of
 
 def project(tensors_nF: Sequence[Tensor], dim: int, seed: int, feature_offset: int) -> Tensor:
     """[n, dim] fp32 of fp32, bf16 and fp16 matrices side by side, with any row stride."""
-    # An empty tensor calls itself contiguous whatever its strides: clone, not contiguous().
-    rows = [
-        x if x.shape[1] < 2 or x.stride(1) == 1 else x.clone(memory_format=torch.contiguous_format) for x in tensors_nF
-    ]
+    rows = [with_rows(x) for x in tensors_nF]
     found: Tensor = torch.ops.distill_core_cpu.project(rows, dim, seed_state(seed), feature_offset, dim**-0.5)
     return found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu_library
+from ..buffers import with_rows
 
 cpu_library.define(
     "sample(Tensor logits, int k, bool threshold, float temperature, int seed, Tensor keys, Tensor(a!) ids,"
@@ -27,7 +28,7 @@ def sample_into(
     weights_NK: Tensor,
 ) -> None:
     """Fills contiguous int64 ids and fp32 weights; k and L at least 1. `z_NL`: fp32, bf16 or fp16, any row stride."""
-    if z_NL.stride(1) != 1 and z_NL.shape[1] > 1:
-        z_NL = z_NL.contiguous()
     keys_N = keys_N.long().contiguous()
-    torch.ops.distill_core_cpu.sample(z_NL, k, method == "threshold", temperature, seed, keys_N, ids_NK, weights_NK)
+    torch.ops.distill_core_cpu.sample(
+        with_rows(z_NL), k, method == "threshold", temperature, seed, keys_N, ids_NK, weights_NK
+    )

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from .. import cpu_library
 from ..arguments import check_id_values
+from ..buffers import with_rows
 from ..dispatch import offer
-from ..support_logits.native import support_of, with_rows
+from ..support_logits.native import support_of
 from .reference import MODES
 
 NAME = "sparse_kl"

@@ -48,11 +48,6 @@ def support_of(ids_NK: Tensor, labels_N: Tensor | None) -> Support:
     return Support(ids_NK.long().contiguous(), None if labels_N is None else labels_N.long().contiguous())
 
 
-def with_rows(z_NV: Tensor) -> Tensor:
-    """The logits with contiguous rows, a copy only where the last dimension has a stride."""
-    return z_NV if z_NV.shape[1] <= 1 or z_NV.stride(1) == 1 else z_NV.contiguous()
-
-
 def _fp32(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float().contiguous()
 

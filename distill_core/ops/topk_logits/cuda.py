@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import cuda_library
+from ..buffers import with_rows
 
 cuda_library.define(
     "topk_rows(Tensor logits, int n_valid, int k, float[] temperatures) -> (Tensor, Tensor, Tensor)",
@@ -17,6 +18,6 @@ cuda_library.define(
 
 def topk_rows(logits_NV: Tensor, k: int, temperatures: list[float], n_valid: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids int64 and raw logits fp32 [N, k], logsumexp of the rest fp32 [N, T]."""
-    rows_NV = logits_NV if logits_NV.stride(1) == 1 else logits_NV.contiguous()
+    rows_NV = with_rows(logits_NV)
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.distill_core_cuda.topk_rows(rows_NV, n_valid, k, temperatures)
     return found
