@@ -6,23 +6,29 @@ import pytest
 import torch
 
 from distill_core import ops
+from distill_core.ops.row_chunks import default_rows
 
 N, V, D, K = 2048, 49_152, 8, 8
 WHOLE = N * V * 4
 
 
-def memory(run):
-    """Largest single allocation and highest total above the start, in bytes, over the profiler's memory events."""
+def allocations(run):
+    """Bytes allocated, negative where freed, in the order of the profiler's memory events."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, record_shapes=True
     ) as profile:
         run()
+    found = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert found, "the profiler recorded no memory event"
+    return found
+
+
+def memory(run):
+    """Largest single allocation and highest total above the start, in bytes."""
     total = peak = largest = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            peak, largest = max(peak, total), max(largest, event.nbytes())
-    assert largest > 0, "the profiler recorded no memory event"
+    for n_bytes in allocations(run):
+        total += n_bytes
+        peak, largest = max(peak, total), max(largest, n_bytes)
     return largest, peak
 
 
@@ -61,6 +67,21 @@ def test_no_tensor_of_tokens_by_vocabulary(step, name, impl):
     # One chunk of 256 rows is an eighth of the whole; two or three chunk-sized buffers may be alive together.
     assert largest <= WHOLE // 8
     assert peak < WHOLE // 2
+
+
+@pytest.mark.parametrize("name", ["linear_topk_logits", "linear_support_logits"])
+def test_chunks_share_one_buffer_of_logits(step, name):
+    """A pass without gradients writes the logits of all its chunks into one buffer; kernels make no other."""
+    hidden, weight, ids, _ = step
+    passes = {
+        "linear_topk_logits": lambda: ops.linear_topk_logits(hidden, weight, K, impl="cpu"),
+        "linear_support_logits": lambda: ops.linear_support_logits(hidden, weight, ids, impl="cpu"),
+    }
+    chunk = default_rows(V, 4, narrow=True) * V * 4
+    with torch.no_grad():
+        large = [n_bytes for n_bytes in allocations(passes[name]) if n_bytes >= chunk]
+    assert chunk <= WHOLE // 32
+    assert len(large) == 1
 
 
 def test_the_measure_sees_a_dense_loss(step):
