@@ -97,7 +97,7 @@ class SupportLogits:
         """
         if self.labels_N is None or self.label_N is None:
             raise ValueError("SupportLogits.cross_entropy: pass labels_N to the op; this was made without labels")
-        if 1.0 not in self.temperatures:
+        if all(own != 1.0 for own in self.temperatures):  # not `in`: see temperature_index
             raise ValueError(
                 f"SupportLogits.cross_entropy: hard cross-entropy is taken at temperature 1.0, this holds "
                 f"{self.temperatures}; add 1.0 to `temperatures` of the op"
