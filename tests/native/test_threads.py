@@ -309,3 +309,6 @@ def test_thin_gradient_of_hidden_states():
 
     assert not run()[0].any()
     at_every_thread_count(run)
+    for x in (dz, hidden, weight_t):
+        x.normal_()
+    at_every_thread_count(run)
