@@ -135,7 +135,7 @@ class PartsOf:
     def synthesize(self) -> Parts:
         source = self._source("train")
         at: Location = ("synthesize",)
-        parts = {**source, **self._component(at), **self._seed(), **_code()}
+        parts = {**source, **self._component(at), **self._files(at), **self._seed(), **_code()}
         options = self.components[at].options
         if self.components[at].entry.needs(options).signals:
             named = getattr(options, "teacher", None)
