@@ -18,7 +18,7 @@ from distill_teachers.openai import OpenAITeacher
 from tests.generation.scribe import context
 from tests.teachers.faults import ask_harness
 
-N = 30
+N = 80
 SOURCE = [{"prompt": f"Question number {n} of the test.", "document": f"q{n}"} for n in range(N)]
 OPTIONS = {
     "generations": 2,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill_core.errors import ConfigError
+from distill_core.store import StoreReader
 from tests.generation.scribe import adds_up
 from tests.run.conftest import Workshop
 from tests.run.test_end_to_end import inside, manifest
@@ -44,9 +45,7 @@ def test_made_data_is_captured_and_trained_on_in_one_run(tiny: Workshop) -> None
     sequences = manifest(tiny, "data:train")["notes"]["sequences"]
     assert sequences == len(records)
     capture = manifest(tiny, "capture:main")["notes"]
-    from distill_core.store import open_store
-
-    store = open_store(tiny.output / "capture" / "main")
+    store = StoreReader(tiny.output / "capture" / "main")
     assert len(store) == sequences, "a made sequence has no distribution of the teacher"
     assert capture["teacher"] == records[0]["provenance"]["teacher"]
     training = manifest(tiny, "train:student")
@@ -58,7 +57,7 @@ def test_made_data_is_captured_and_trained_on_in_one_run(tiny: Workshop) -> None
 
 
 def test_validation(tiny: Workshop) -> None:
-    with pytest.raises(ConfigError, match=r"synthesize\.filters\[0\]\.use: .*exact-dedup"):
+    with pytest.raises(ConfigError, match=r"synthesize\.filters\[0\]\.use .*exact-dedup"):
         tiny.check(lambda data: data["synthesize"].update(filters=[{"use": "exact-dedupe"}]))
     with pytest.raises(ConfigError, match=r"synthesize\.templates.*does not show text"):
         (tiny.directory / "own.j2").write_text("Why?")

@@ -129,6 +129,15 @@ def test_nobody_counted_is_the_most_and_cached_is_nothing(tmp_path: Path) -> Non
     assert [json.loads(line)["tokens"] for line in (tmp_path / FILE).read_text().splitlines()] == [50, 50, 50, 0]
 
 
+def test_half_a_surrogate_pair_can_be_kept(tmp_path: Path) -> None:
+    parameters = GenerationParameters()
+    cache = CompletionCache(tmp_path, Scribe(lambda request: "a \ud83d b"))
+    (written,) = cache.affordable(requests(1), parameters, Ledger(tmp_path))
+    again = CompletionCache(tmp_path, Scribe(lambda request: "asked again"))
+    assert again.affordable(requests(1), parameters, Ledger(tmp_path)) == [written]
+    assert written is not None and written.text == "a ? b"
+
+
 def test_a_teacher_that_swallows_requests_is_told(tmp_path: Path) -> None:
     class Lazy(Scribe):
         def generate(self, requests, parameters):  # type: ignore[no-untyped-def]

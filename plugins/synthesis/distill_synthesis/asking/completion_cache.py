@@ -100,7 +100,8 @@ class CompletionCache:
         self, requests: Iterable[GenerationRequest], parameters: GenerationParameters, keys: Mapping[str, str]
     ) -> Iterator[Completion]:
         for completion in self.teacher.generate(requests, parameters):
-            kept = replace(completion, tokens=None)
+            text = completion.text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair fits no file
+            kept = replace(completion, text=text, tokens=None)
             append_line(self.path, json.dumps({"key": keys[kept.id], **asdict(kept)}, ensure_ascii=False))
             self.held[keys[kept.id]] = kept
             self.asked += 1

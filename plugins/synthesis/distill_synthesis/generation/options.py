@@ -240,10 +240,9 @@ class AttributedPromptsOptions(GenerationOptions):
         empty = sorted({name for group in groups for name, values in group.items() if not values})
         if empty:
             raise ValueError(f"the attributes {', '.join(empty)} have no values: list at least one")
-        if not self.attributes and set(self.labels) != set(self.label_attributes):
-            raise ValueError(
-                "no attributes: without any, every prompt asks the same; name at least one with its values"
-            )
+        bare = [label for label in self.labels or [""] if not self.label_attributes.get(label)]
+        if not self.attributes and bare:
+            raise ValueError("no attributes: every prompt would ask the same; name at least one with its values")
         if unknown := sorted(set(self.label_attributes) - set(self.labels)):
             raise ValueError(f"label_attributes names {', '.join(unknown)}, which labels does not list")
         return self
