@@ -150,7 +150,7 @@ def test_every_row_once_though_killed_again_and_again(tmp_path: Path, harness: A
 def test_a_budget_of_tokens_is_never_exceeded(tmp_path: Path, harness: Any, rate: float) -> None:
     """Sixteen requests are under way, some are paid in vain, and the run is killed once in between."""
     budget = 30_000
-    with FakeServer(write, key=KEY, delay_s=0.01) as server, FaultyProxy(server.port, rate=rate, late_s=0.7) as proxy:
+    with FakeServer(write, key=KEY, delay_s=0.05) as server, FaultyProxy(server.port, rate=rate, late_s=0.7) as proxy:
         runs = harness("cache")
         child = runs.start(proxy.url, tmp_path / "a", tmp_path / "killed", budget)
         while sum(server.served.values()) < 20:
