@@ -55,7 +55,7 @@ class FunnelStep:
         """
         self.entered += 1
         kind, _, detail = reason.partition(": ")
-        kind = kind[:LONGEST_KIND]
+        kind = _encodable(kind[:LONGEST_KIND])
         if kind not in self.reasons and len(self.reasons) >= MOST_KINDS:
             kind, detail = OTHER, reason
         self.reasons[kind] += 1
@@ -64,7 +64,7 @@ class FunnelStep:
         example = {"document": str(record.get("document", ""))[:LONGEST_DETAIL], "detail": detail[:LONGEST_DETAIL]}
         if not private:
             example["text"] = plain_text(record)[:LONGEST_TEXT]
-        self.examples[kind].append(example)
+        self.examples[kind].append({key: _encodable(value) for key, value in example.items()})
 
     def skip(self, kind: str, count: int) -> None:
         """Records that were not looked at."""
@@ -122,6 +122,11 @@ class Funnel:
     def plain(self, *, examples: bool = True) -> list[dict[str, Any]]:
         """The funnel as plain data."""
         return [step.plain(examples=examples) for step in self.steps]
+
+
+def _encodable(text: str) -> str:
+    """With a question mark for each lone surrogate: it goes into a file."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def plain_text(record: Mapping[str, Any]) -> str:
