@@ -131,6 +131,19 @@ class Completion:
     cached: bool = False
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What asking costs.
+
+    Args:
+        tokens: read and written.
+        cost: in the currency of the teacher's prices.
+    """
+
+    tokens: int
+    cost: float = 0.0
+
+
 @dataclass
 class GenerationTally:
     """What a teacher has written so far; a teacher keeps one as ``tally``.

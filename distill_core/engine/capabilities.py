@@ -26,12 +26,15 @@ from distill_core.plugin import Needs
 
 Components = Mapping[Location, Any]
 
+ASKING = ("synthesizer", "filter")
+"""Kinds of components that ask a teacher of the run file, by an option ``teacher`` or the first."""
+
 
 def capability_problems(config: RunConfig, components: Components) -> list[Problem]:
     """Every mismatch between the parts; components that could not be resolved are passed over."""
     problems = [
         *_teacher_problems(config),
-        *_synthesis_problems(config, components),
+        *_asking_problems(config, components),
         *_writer_problems(config, components),
         *selection_problems(config, components),
         *capture_problems(config, components),
@@ -72,13 +75,18 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
             yield Problem(("compare", name), f"the name {name!r} is taken by the run itself: choose another")
 
 
-def _synthesis_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
-    """A synthesizer that asks one of the teachers: is it there, and can it give that?"""
-    at: Location = ("synthesize",)
-    component = components.get(at)
-    wanted = frozenset() if component is None else component.entry.needs(component.options).signals
-    if component is None or not wanted:
-        return
+def _asking_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
+    """The synthesizer and the filters that ask one of the teachers: is it there, and can it give that?"""
+    for at, component in components.items():
+        wanted = component.entry.needs(component.options).signals if component.entry.component.kind in ASKING else ()
+        if wanted:
+            yield from _named_teacher_problems(config, components, at, frozenset(wanted))
+
+
+def _named_teacher_problems(
+    config: RunConfig, components: Components, at: Location, wanted: frozenset[str]
+) -> Iterator[Problem]:
+    component = components[at]
     name = getattr(component.options, "teacher", None)
     if name is not None and config.all_teachers and name not in config.all_teachers:
         hint = suggestion(name, config.all_teachers, what="teachers of this file")

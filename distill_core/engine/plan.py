@@ -135,7 +135,7 @@ class PartsOf:
     def synthesize(self) -> Parts:
         source = self._source("train")
         at: Location = ("synthesize",)
-        parts = {**source, **self._component(at), **self._seed(), **_code()}
+        parts = {**source, **self._component(at), **self._files(at), **self._seed(), **_code()}
         options = self.components[at].options
         if self.components[at].entry.needs(options).signals:
             named = getattr(options, "teacher", None)
@@ -151,10 +151,25 @@ class PartsOf:
         if split != "train" or self.config.synthesize is None:
             parts.update(self._source(split))
         for index in range(len(section.filters)):
-            parts.update(self._component(("data", split, "filters", index)))
+            parts.update(self._filter(("data", split, "filters", index)))
         for index in range(len(section.transforms)):
             parts.update(self._component(("data", split, "transforms", index)))
         return {**parts, **self._task(), **self._tokenizer(), **_code()}
+
+    def _filter(self, at: Location) -> Parts:
+        """A filter with the files and the model it names, and the teacher that it asks."""
+        parts, component = {**self._component(at), **self._files(at)}, self.components[at]
+        if component.entry.needs(component.options).signals:
+            named = getattr(component.options, "teacher", None)
+            teachers = list(self.config.all_teachers)[:1] if named is None else [named]
+            parts.update({**self._seed(), **self._teachers(teachers)})
+        return parts
+
+    def _files(self, at: Location) -> Parts:
+        parts: Parts = {}
+        for index, path in enumerate(_named_files(self.components[at].options)):
+            parts.update(self.hashes.content(f"{path_text(at)} file {index}", path))
+        return parts
 
     def selector_reads(self) -> tuple[str, ...]:
         """The stages that the selector reads beside its pool."""
@@ -252,8 +267,10 @@ class PartsOf:
         parts: Parts = {f"{path}.use": resolved.entry.id, f"{path} (version)": resolved.entry.version}
         parts.update(flat(path, options) if options else ())
         for place, other in self.components.items():  # schedules of its weight, components in its options
-            if len(place) == len(at) + 1 and place[: len(at)] == at:
+            if len(place) > len(at) and place[: len(at)] == at:
                 parts[f"{path_text(place)} (version)"] = f"{other.entry.id} {other.entry.version}"
+                if other.entry.component.kind == "filter":
+                    parts.update(self._files(place))
                 if other.entry.component.kind == "source":
                     given = other.options.model_dump(mode="json", exclude_unset=True)
                     source = self.registry.build("source", {"use": other.entry.id, **given})
@@ -271,10 +288,7 @@ class PartsOf:
             single = name == "teacher" and self.config.teacher is not None
             at: Location = ("teacher",) if single else ("teachers", name)
             parts.update(self._component(at))
-            options = self.components[at].options
-            declared = getattr(options, "files", None)
-            named = declared() if callable(declared) else _existing_paths(options.model_dump(mode="json"))
-            for path in named:
+            for path in _named_files(self.components[at].options):
                 parts.update(self.hashes.content(path_text(at), str(path)))
         return parts
 
@@ -287,6 +301,14 @@ class PartsOf:
         if source is None:
             return self._teachers(list(self.config.all_teachers)[:1])
         return {"student tokenizer": source, **self.hashes.content("student tokenizer", source, tokenizer_only=True)}
+
+
+def _named_files(options: Any) -> list[str]:
+    """What ``files()`` of an options model says that it reads; else options that name what exists."""
+    declared = getattr(options, "files", None)
+    return (
+        [str(path) for path in declared()] if callable(declared) else _existing_paths(options.model_dump(mode="json"))
+    )
 
 
 def _existing_paths(options: Mapping[str, Any]) -> list[str]:

@@ -15,24 +15,30 @@ from distill_core.engine.data import IGNORE, SCHEMA, SUMMARY_FILE, TOKENS_FILE, 
 from distill_core.engine.records import FORMS, cut_record
 from distill_core.errors import DataError
 from distill_core.files import atomic_file, write_json
+from distill_core.filtering import FilterChain, build_filter
+from distill_core.funnel import Funnel, FunnelStep, funnel_sentence
 from distill_core.pieces import CutRecord, Piece
 
 if TYPE_CHECKING:
     from distill_core.config import ComponentRef, DataConfig
     from distill_core.engine.progress import Progress
-    from distill_core.interfaces import Task
+    from distill_core.interfaces import FilterContext, Task
     from distill_core.registry import Registry
 
 ROWS_PER_BATCH = 1024
 """Sequences per Arrow record batch: the unit of memory while writing."""
 
+LIMIT_REACHED = "not needed for limit_sequences"
+BEYOND_DOCUMENT = "beyond the document's sequences"
 
-class Funnel:
-    """Counts what came in, what each filter dropped and why, and what went out."""
+
+class DataCounts:
+    """Counts what came in, what each step dropped and why, and what went out."""
 
     def __init__(self) -> None:
         self.records_in = 0
-        self.filtered: dict[str, Counter[str]] = {}
+        self.funnel = Funnel()
+        self.filters: tuple[str, ...] = ()
         self.dropped: Counter[str] = Counter()
         self.sequences = 0
         self.tokens = 0
@@ -43,9 +49,11 @@ class Funnel:
         return {
             "records_in": self.records_in,
             "filters": [
-                {"filter": name, "dropped": sum(reasons.values()), "reasons": dict(sorted(reasons.items()))}
-                for name, reasons in self.filtered.items()
+                {"filter": step.name, "dropped": step.dropped, "reasons": dict(sorted(step.reasons.items()))}
+                for step in self.funnel.steps
+                if step.name in self.filters
             ],
+            "funnel": self.funnel.plain(),
             "dropped": dict(sorted(self.dropped.items())),
             "sequences": self.sequences,
             "tokens": self.tokens,
@@ -56,61 +64,77 @@ class Funnel:
     def sentence(self) -> str:
         """Where everything went, for messages."""
         parts = [f"{self.records_in} records read"]
-        parts += [f"filter {name} dropped {sum(r.values())} ({_reasons(r)})" for name, r in self.filtered.items() if r]
+        steps = [step.plain() for step in self.funnel.steps if step.name in self.filters]
+        if told := funnel_sentence(steps):
+            parts.append(told)
         if self.dropped:
-            parts.append(f"left out: {_reasons(self.dropped)}")
+            left_out = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.dropped.items()))
+            parts.append(f"left out: {left_out}")
         return ", ".join(parts)
 
 
-def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
-
-
 def filtered_records(
-    source: Any, filters: Iterable[tuple[str, Any]], funnel: Funnel
+    source: Any, filters: Iterable[tuple[str, Any]], counts: DataCounts
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Records that every filter keeps, each with its document id."""
-    filters = list(filters)
-    for name, _ in filters:
-        funnel.filtered[name] = Counter()
+    chain = FilterChain(filters, counts.funnel)
+    counts.filters = tuple(step.name for step in counts.funnel.steps)
+    return ((str(record["document"]), record) for record in chain.keep(_read(source, counts)))
+
+
+def _read(source: Any, counts: DataCounts) -> Iterator[Mapping[str, Any]]:
+    """The source's records, each with a document id."""
     for record in source.records():
-        funnel.records_in += 1
-        document = str(record.get("document", f"record-{funnel.records_in}"))
-        for name, judge in filters:
-            reason = judge.verdict(record)
-            if reason is not None:
-                funnel.filtered[name][reason] += 1
-                break
-        else:
-            yield document, record
+        counts.records_in += 1
+        yield record if "document" in record else {**record, "document": f"record-{counts.records_in}"}
 
 
 def transformed_records(
-    records: Iterable[tuple[str, Mapping[str, Any]]], transforms: Iterable[Any]
+    records: Iterable[tuple[str, Mapping[str, Any]]], transforms: Iterable[tuple[str, Any]], funnel: Funnel
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Records as the transforms make them, each with its document id (its own, or that of what it was made from)."""
-    for transform in transforms:
-        records = _one_transform(records, transform)
+    for name, transform in transforms:
+        records = _one_transform(records, transform, funnel.step(name))
     return iter(records)
 
 
 def _one_transform(
-    records: Iterable[tuple[str, Mapping[str, Any]]], transform: Any
+    records: Iterable[tuple[str, Mapping[str, Any]]], transform: Any, step: FunnelStep
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for document, record in records:
-        for made in transform.transform(record):
-            yield str(made.get("document", document)), made
+        made = list(transform.transform(record))
+        if made:
+            step.keep(len(made))
+        else:
+            step.drop("nothing made of it", record)
+        for one in made:
+            yield str(one.get("document", document)), one
 
 
-def build_split(split: str, data: DataConfig, registry: Registry) -> tuple[Any, list[tuple[str, Any]]]:
-    """The source and the filters of a split, each filter with the name it is counted under."""
+def build_split(
+    split: str, data: DataConfig, registry: Registry, context: FilterContext
+) -> tuple[Any, list[tuple[str, Any]]]:
+    """The source and the filters of a split, each filter with its name."""
     config = getattr(data, split)
-    filters: list[tuple[str, Any]] = []
-    for ref in config.filters:
-        taken = {name for name, _ in filters}
-        name = ref.use if ref.use not in taken else f"{ref.use}-{len(filters) + 1}"
-        filters.append((name, registry.build("filter", ref)))
+    filters = [(ref.use, build_filter(ref, context)) for ref in config.filters]
     return registry.build("source", config.source), filters
+
+
+def _bare_context(registry: Registry, tokenizer: Any, directory: Path, progress: Progress) -> FilterContext:
+    """What filters are built with where there is no run: no teacher."""
+    from distill_core.interfaces import FilterContext
+
+    def no_teacher(name: str | None) -> Any:
+        raise DataError("a filter asks a teacher, but there is none here: run it from a run file with a `teacher:`")
+
+    return FilterContext(
+        seed=0,
+        build=registry.build,
+        teacher=no_teacher,
+        tokenizer=lambda: tokenizer,
+        say=progress.say,
+        directory=directory / "filters",
+    )
 
 
 def prepare_data(
@@ -123,6 +147,7 @@ def prepare_data(
     progress: Progress,
     source: Any = None,
     task: Task | None = None,
+    filter_context: FilterContext | None = None,
 ) -> TokenDataset:
     """Tokenise one split into ``directory``: streaming, deterministic, and whole or not there at all.
 
@@ -135,31 +160,36 @@ def prepare_data(
         progress: shows records and tokens.
         source: an object with ``records()`` to read instead of ``data.<split>.source`` (synthesised data).
         task: makes labelled sequences of the records; None: every token is predicted from those before it.
+        filter_context: given to filters that have ``build``; default: one without teachers.
 
     Raises:
         DataError: a record that cannot be used, or no sequence left.
     """
-    own_source, filters = build_split(split, data, registry)
-    funnel = Funnel()
-    limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
-    transforms = [registry.build("transform", ref) for ref in getattr(data, split).transforms]
     directory = Path(directory)
+    context = filter_context or _bare_context(registry, tokenizer, directory, progress)
+    own_source, filters = build_split(split, data, registry, context)
+    counts = DataCounts()
+    limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
+    transforms = [(ref.use, registry.build("transform", ref)) for ref in getattr(data, split).transforms]
     directory.mkdir(parents=True, exist_ok=True)
     with progress.task(f"data:{split}", None, unit="tok") as shown, atomic_file(directory / TOKENS_FILE) as file:
-        kept = filtered_records(own_source if source is None else source, filters, funnel)
-        rows = _rows(transformed_records(kept, transforms), funnel, _cutter(tokenizer, data, task), *limits)
+        kept = filtered_records(own_source if source is None else source, filters, counts)
+        records = transformed_records(kept, transforms, counts.funnel)
+        step = counts.funnel.step("sequences")
+        rows = _rows(records, counts, step, _cutter(tokenizer, data, task), *limits)
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
                 writer.write_batch(batch)
                 shown.advance(len(batch.column(0).flatten()))
-        if not funnel.sequences:
+        counts.funnel.settle(LIMIT_REACHED)
+        if not counts.sequences:
             ref: ComponentRef = getattr(data, split).source
             raise DataError(
-                f"data.{split}: no sequence left from the source {ref.use} ({funnel.sentence()}): "
+                f"data.{split}: no sequence left from the source {ref.use} ({counts.sentence()}): "
                 f"check its paths and filters; a record needs {FORMS if task is None else 'what the task reads'}"
             )
-    write_json(directory / SUMMARY_FILE, {"split": split, **funnel.summary()})
-    progress.say(f"data:{split}: {funnel.sequences} sequences, {funnel.tokens} tokens ({funnel.sentence()})")
+    write_json(directory / SUMMARY_FILE, {"split": split, **counts.summary()})
+    progress.say(f"data:{split}: {counts.sequences} sequences, {counts.tokens} tokens ({counts.sentence()})")
     return TokenDataset.open(directory)
 
 
@@ -192,7 +222,8 @@ def _predicted(piece: Piece) -> int:
 
 def _rows(
     records: Iterator[tuple[str, Mapping[str, Any]]],
-    funnel: Funnel,
+    counts: DataCounts,
+    step: FunnelStep,
     cut_one: Cut,
     limit: int | None,
     document_limit: int | None,
@@ -203,19 +234,24 @@ def _rows(
         cut = cut_one(record, document)
         domain = "" if record.get("domain") is None else str(record["domain"])
         difficulty = difficulty_of(record, document)
-        funnel.dropped.update(cut.dropped)
-        for piece in cut.pieces:
-            if document_limit is not None and funnel.documents.get(document, 0) >= document_limit:
-                funnel.dropped["beyond the document's sequences"] += 1
-                continue
+        counts.dropped.update(cut.dropped)
+        free = None if document_limit is None else document_limit - counts.documents.get(document, 0)
+        pieces = cut.pieces if free is None else cut.pieces[: max(0, free)]
+        if len(pieces) < len(cut.pieces):
+            counts.dropped[BEYOND_DOCUMENT] += len(cut.pieces) - len(pieces)
+        if pieces:
+            step.keep()
+        else:
+            step.drop(BEYOND_DOCUMENT if cut.pieces else next(iter(cut.dropped), "nothing to predict"), record)
+        for piece in pieces:
             input_ids = np.asarray(piece.input_ids, dtype=np.int32)
-            funnel.sequences += 1
-            funnel.tokens += len(input_ids)
-            funnel.predicted_tokens += _predicted(piece)
-            funnel.documents[document] = funnel.documents.get(document, 0) + 1
+            counts.sequences += 1
+            counts.tokens += len(input_ids)
+            counts.predicted_tokens += _predicted(piece)
+            counts.documents[document] = counts.documents.get(document, 0) + 1
             key = sequence_key(input_ids)
             yield input_ids, piece.predict, document, key, piece.weights, domain, difficulty, piece.classes
-            if limit is not None and funnel.sequences >= limit:
+            if limit is not None and counts.sequences >= limit:
                 return
 
 

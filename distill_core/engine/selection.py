@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distill_core.engine.data import IGNORE, SUMMARY_FILE, TOKENS_FILE, TokenDataset, TokenSequence
-from distill_core.engine.features import Features
+from distill_core.engine.features import Features, data_key
 from distill_core.engine.manifest import read_manifest
 from distill_core.errors import DataError, PluginError
 from distill_core.files import atomic_file, write_json
@@ -101,6 +101,7 @@ def select_sequences(
     return {
         "kept": len(kept),
         "pool": len(pool),
+        "pool_key": data_key(pool),
         "tokens": summary["tokens"],
         "score": ranking.meaning,
         "reasons": dict(sorted(counts.items())),

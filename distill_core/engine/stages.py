@@ -13,6 +13,7 @@ from distill_core.engine.manifest import clear
 from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
 from distill_core.errors import DataError, StoreError, TrainingError
+from distill_core.funnel import funnel_sentence
 
 Notes = dict[str, Any]
 """What a stage says about itself, for its manifest."""
@@ -43,7 +44,10 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
         if not count:
             raise DataError(f"the synthesizer {config.synthesize.use} made no record: check its options and its source")
     summary = getattr(synthesizer, "summary", None)
-    return {"records": count, **(summary() if callable(summary) else {})}
+    notes: Notes = {"records": count, **(summary() if callable(summary) else {})}
+    if told := funnel_sentence(notes.get("funnel") or ()):
+        context.progress.say(f"synthesize: {count} records ({told})")
+    return notes
 
 
 def _synthesis_context(context: RunContext) -> Any:
@@ -56,6 +60,17 @@ def _synthesis_context(context: RunContext) -> Any:
         tokenizer=context.tokenizer,
         say=context.progress.say,
     )
+
+
+FILTERS = "filters"
+"""Directory of a run where filters keep what they want to find again: answers of a judge."""
+
+
+def filter_context(context: RunContext) -> Any:
+    """What filters of the run are built with."""
+    from distill_core.interfaces import FilterContext
+
+    return FilterContext(**vars(_synthesis_context(context)), directory=context.directory / FILTERS)
 
 
 class SynthesizedRecords:
@@ -87,8 +102,10 @@ def data(context: RunContext, stage: Stage) -> Notes:
         progress=context.progress,
         source=source,
         task=context.task,
+        filter_context=filter_context(context),
     )
-    notes: Notes = {"sequences": len(dataset), "tokens": dataset.n_tokens}
+    funnel = [{k: v for k, v in step.items() if k != "examples"} for step in dataset.summary["funnel"]]
+    notes: Notes = {"sequences": len(dataset), "tokens": dataset.n_tokens, "funnel": funnel}
     other = {"eval": "train", "target": "eval"}.get(stage.item)
     shared = [] if other is None else _shared_documents(context.prepared(other), dataset)
     if shared:

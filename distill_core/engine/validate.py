@@ -8,7 +8,7 @@ not there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,10 +213,20 @@ def component_problems(
         components[location] = Resolved(entry, options)
         problems += own_problems(location, entry, options)
         for field in type(options).model_fields:
-            value = getattr(options, field)
-            if isinstance(value, PartRef):
-                pending.append(((*location, field), value.KIND, _as_component(value)))
+            pending += _parts_in(getattr(options, field), (*location, field))
     return problems
+
+
+def _parts_in(value: Any, at: Location) -> Iterator[tuple[Location, str, ComponentRef]]:
+    """References in an option's value: itself, or the entries of a mapping or a list."""
+    if isinstance(value, PartRef):
+        yield at, value.KIND, _as_component(value)
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _parts_in(one, (*at, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            yield from _parts_in(one, (*at, index))
 
 
 def _option_problem(location: Location, problem: str) -> Problem:

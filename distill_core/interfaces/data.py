@@ -54,7 +54,16 @@ class Source(Protocol):
 
 
 class Filter(Protocol):
-    """Judges records; ``verdict`` is None to keep, or the reason to drop."""
+    """Judges records; ``verdict`` is None to keep, or the reason to drop, as ``kind: detail``.
+
+    The kind is counted, so it is the same for records that are dropped for the same reason; the detail is shown with a
+    few examples. Judging is deterministic, and what a filter remembers of earlier records is of one pass.
+
+    Optional: ``build(ctx)`` with a :class:`FilterContext`, before the first record, for one that needs a model, a
+    tokenizer, a source or a teacher (it declares what it asks a teacher for, ``signals=("text",)``; an option
+    ``teacher`` names which). ``verdicts(records)``, a verdict each, for one that judges several at a time, up to
+    ``batch_records`` of them. ``private = True``: examples of what it drops do not show the text.
+    """
 
     def verdict(self, record: Mapping[str, Any]) -> str | None: ...
 
@@ -111,6 +120,21 @@ class SynthesisContext:
     teacher: Callable[[str | None], Any]
     tokenizer: Callable[[], Any]
     say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FilterContext(SynthesisContext):
+    """Given to ``build(ctx)`` of a filter before it judges records.
+
+    A synthesizer that filters what it makes gives its own on:
+    ``build_filter(reference, FilterContext(**vars(ctx), directory=directory))`` (``distill_core.filtering``).
+
+    Args:
+        directory: what a filter keeps there survives an interruption and is shared by the filters of a run, so it is
+            named and keyed by its content; created at need.
+    """
+
+    directory: Path
 
 
 class Synthesizer(Protocol):

@@ -41,6 +41,12 @@ class Generator(Protocol):
     """A teacher that can write; it declares the signal ``"text"``. May keep a ``tally`` (``GenerationTally``).
 
     A teacher of kind ``teacher`` that only writes still answers ``signals``, by refusing.
+
+    Optional, for who keeps a budget: ``most_spent(request, parameters) -> Spending``, the most that one attempt at a
+    request can cost (without it: a token per byte, and no money), and ``watch_losses(watcher)``, after which
+    ``watcher(Spending)`` is called, from any thread, after an attempt that may have been paid for in vain and before
+    the next one, which is not made if it raises; ``watch_losses(None)`` ends that. A teacher that answers a prompt as a
+    question instead of going on with it says so by ``continues_prompts = False``.
     """
 
     def generate(self, requests: Iterable[GenerationRequest], parameters: GenerationParameters) -> Iterator[Completion]:

@@ -14,7 +14,10 @@ from markupsafe import Markup
 
 from distill_core.report import charts
 from distill_core.report.collect import CollectedRun
+from distill_core.report.data_map import map_svg
 from distill_core.report.fidelity import fidelity
+from distill_core.report.funnel import funnel_tables
+from distill_core.report.made_data import KEPT, REST, selection_map, synthetic_samples
 from distill_core.report.summary import metric_rows
 from distill_core.report.text import MISSING, difference, figure, share, short, size, visible
 from distill_core.report.verdict import Headline
@@ -43,6 +46,8 @@ def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     results = run.results
     tone = charts.tones(results, run.trainings_in_order)
+    tables, problems = funnel_tables(run.manifests, run.data)
+    run.problems += problems
     context = {
         "title": run.name,
         "style": Markup(style),  # our own file
@@ -60,12 +65,25 @@ def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str
         "generations": (results.get("generations") or {}).get("samples", []) if results else [],
         "stores": [_store(name, store) for name, store in run.stores.items()],
         "funnels": [_funnel(split, summary) for split, summary in run.data.items()],
+        "funnel_tables": tables,
+        "synthetic_samples": synthetic_samples(run.directory),
+        "map_figure": _map_figure(run),
         "environment": _environment(run),
         "stages": [_stage(name, manifest) for name, manifest in run.manifests.items()],
         "sections": sections,
         "missing": MISSING,
     }
     return environment.get_template("page.html").render(context)
+
+
+def _map_figure(run: CollectedRun) -> charts.Figure | None:
+    found = selection_map(run.directory, run.manifests, run.config)
+    if found is None:
+        return None
+    colours = {REST: "tone-teacher", KEPT: "tone-0"}
+    legend = [(f"{label}: {group['count']:,}", colours[label]) for label, group in found["groups"].items()]
+    note = "sequences of the pool by their mean hidden states, in the plane of their two principal components"
+    return charts.Figure("Pool and selection", note, map_svg(found, colours), legend)
 
 
 def _other_figures(run: CollectedRun, tone: Mapping[str, str]) -> list[charts.Figure]:
@@ -155,7 +173,7 @@ def _funnel(split: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     steps += [("sequences to choose from", f"{summary['pool']:,}")] if "pool" in summary else []
     steps += [
         (f"dropped by {entry['filter']}", _dropped(entry["dropped"], entry["reasons"]))
-        for entry in summary.get("filters", [])
+        for entry in (() if "funnel" in summary else summary.get("filters", ()))  # else they have a table of their own
     ]
     steps += [(f"left out: {reason}", f"{count:,}") for reason, count in summary.get("dropped", {}).items()]
     documents = summary.get("documents", {})

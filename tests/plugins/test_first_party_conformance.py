@@ -12,6 +12,11 @@ from distill_core.testing import check_plugin
 
 RAMP = {"start": 0.5, "end": 1.0, "values": [0.5, 0.75, 1.0]}
 
+FILTERS = (
+    *("exact-dedup", "minhash-dedup", "semantic-dedup", "decontamination"),
+    *("length", "perplexity", "ifd", "language", "judge", "pii", "safety-list"),
+)
+
 
 def report(
     name: str,
@@ -92,4 +97,6 @@ def test_sources_and_filters(tmp_path: Path) -> None:
     results = check_plugin("distill-synthesis", options=options)
     assert [f"{r.component}: {r.check}: {r.detail}" for r in results if r.status == "failed"] == []
     checked = {r.component for r in results if r.status == "passed" and "same" in r.check}
-    assert {"source synthesis:text-files", "source synthesis:jsonl", "filter synthesis:exact-dedup"} <= checked
+    assert {"source synthesis:text-files", "source synthesis:jsonl"} <= checked
+    filters = {f"filter synthesis:{name}" for name in FILTERS}
+    assert filters == {component for component in checked if component.startswith("filter ")}

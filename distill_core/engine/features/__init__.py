@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill_core.engine.features.features import Features, ModelState
+from distill_core.engine.features.features import Features, ModelState, data_key
 from distill_core.engine.features.table import FeatureStore
 
-__all__ = ["FeatureStore", "Features", "ModelState"]
+__all__ = ["FeatureStore", "Features", "ModelState", "data_key"]

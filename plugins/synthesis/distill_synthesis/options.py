@@ -1,4 +1,4 @@
-"""Options of the sources and filters. No torch import."""
+"""Options of the sources. No torch import."""
 
 from __future__ import annotations
 
@@ -226,14 +226,6 @@ class TableOptions(Options):
         except DataError as error:
             return [str(error)]
         return []
-
-
-class ExactDedupOptions(Options):
-    """Options of ``exact-dedup``."""
-
-    ignore: Literal["nothing", "whitespace"] = Field(
-        default="nothing", description="whitespace: runs of spaces and newlines count as one space"
-    )
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

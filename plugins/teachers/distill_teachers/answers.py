@@ -19,6 +19,7 @@ from distill_core.completions import (
     GenerationParameters,
     GenerationRequest,
     GenerationTally,
+    Spending,
     as_messages,
     request_seed,
     unique_requests,
@@ -128,6 +129,10 @@ class AnswersTeacher:
             self.tally.seconds += time.monotonic() - started_s
             self.tally.add(completion)
             yield completion
+
+    def most_spent(self, request: GenerationRequest, parameters: GenerationParameters) -> Spending:
+        """Nothing: nothing is computed."""
+        return Spending(0)
 
     def _find(self, request: GenerationRequest) -> list[str]:
         prompt = request.prompt if request.prompt is not None else as_messages(request)[-1].get("content", "")

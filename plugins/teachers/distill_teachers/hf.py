@@ -21,6 +21,7 @@ from distill_core.completions import (
     GenerationParameters,
     GenerationRequest,
     GenerationTally,
+    Spending,
     request_seed,
     unique_requests,
 )
@@ -319,6 +320,11 @@ class HFTeacher:
             for completion in completions:
                 self.tally.add(completion)
                 yield completion
+
+    def most_spent(self, request: GenerationRequest, parameters: GenerationParameters) -> Spending:
+        """The prompt's tokens and ``max_new_tokens``; a model of one's own costs no money."""
+        ids = prompt_ids(request, self._tokenizer, label=self.label)
+        return Spending(len(ids) + parameters.max_new_tokens)
 
     def _draft(self, request: GenerationRequest, parameters: GenerationParameters) -> Draft:
         ids = prompt_ids(request, self._tokenizer, label=self.label)

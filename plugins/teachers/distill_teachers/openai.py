@@ -10,7 +10,7 @@ Legend: B sequences, N rows, K support size.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from distill_core.completions import (
     GenerationParameters,
     GenerationRequest,
     GenerationTally,
+    Spending,
     TokenLogprob,
     WrittenToken,
     unique_requests,
@@ -167,6 +168,20 @@ class OpenAITeacher:
             self.tally.seconds += now_s - started_s
             yield completion
             started_s = time.monotonic()
+
+    @property
+    def continues_prompts(self) -> bool:
+        """Whether a prompt is gone on with; the chat endpoint answers it."""
+        return self.options.endpoint == "completions"
+
+    def most_spent(self, request: GenerationRequest, parameters: GenerationParameters) -> Spending:
+        """The most that one attempt at a request can cost, by the options' prices."""
+        question = text_question(request, parameters, self.options, prompt=self._written_out(request))
+        return self.asker.most_spent(question)
+
+    def watch_losses(self, watcher: Callable[[Spending], None] | None) -> None:
+        """Tell ``watcher`` of every attempt that may have been paid for in vain, before the next one."""
+        self.asker.on_loss = watcher
 
     def _written_out(self, request: GenerationRequest) -> str | None:
         """Chat turns as one prompt, for the completions endpoint."""

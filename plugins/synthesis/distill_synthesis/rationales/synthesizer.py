@@ -13,7 +13,7 @@ from typing import Any
 from distill_core.completions import GenerationParameters, GenerationRequest
 from distill_core.errors import DataError, SignalError
 from distill_core.interfaces import SynthesisContext
-from distill_synthesis.rationales.completion_cache import CompletionCache
+from distill_synthesis.asking.completion_cache import CompletionCache
 from distill_synthesis.rationales.options import RationalesOptions
 from distill_synthesis.rationales.samples import Sample, chosen, judged, read_sample
 from distill_synthesis.rationales.template import PromptTemplate

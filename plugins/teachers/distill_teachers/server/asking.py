@@ -7,7 +7,7 @@ import json
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from distill_core.completions import Spending
 from distill_core.errors import SignalError
 from distill_teachers.gguf_location import cache_directory
 from distill_teachers.openai_options import OpenAIOptions
@@ -78,6 +79,7 @@ class Asker:
         self._connection = Connection(options, ApiKey.from_environment(options.api_key_env), Pacer())
         prices = Prices(options.prompt_price, options.completion_price, options.max_cost, options.max_tokens)
         self.account = Account(account_path(options), prices)
+        self.on_loss: Callable[[Spending], None] | None = None
         self._guard = threading.Lock()
         self._asked: dict[str, threading.Lock] = {}
 
@@ -85,6 +87,11 @@ class Asker:
         """Close the connections and the account."""
         self._connection.close()
         self.account.close()
+
+    def most_spent(self, question: Question) -> Spending:
+        """The most that one attempt at a question can cost."""
+        cost = self.account.prices.cost(question.prompt_tokens, question.completion_tokens)
+        return Spending(question.prompt_tokens + question.completion_tokens, cost / NANO)
 
     def ask(self, question: Question, *, fresh: bool = False, stop: threading.Event | None = None) -> Answered:
         """One answer, kept or new; two threads with the same question share one.
@@ -168,7 +175,10 @@ class Asker:
             reply = self._connection.post(question.path, question.payload)
             answer = self._priced(reply, question)
         except BaseException as error:
-            self.account.fail(reservation, charged=getattr(error, "charged", True))
+            charged = getattr(error, "charged", True)
+            self.account.fail(reservation, charged=charged)
+            if charged and isinstance(error, Transient) and self.on_loss is not None:
+                self.on_loss(self.most_spent(question))
             raise
         self.account.settle(reservation, answer)
         return answer

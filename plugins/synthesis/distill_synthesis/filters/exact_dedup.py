@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from distill_synthesis.options import ExactDedupOptions
+from distill_synthesis.filters.options import ExactDedupOptions
 
 CONTENT = ("text", "prompt", "completion", "messages")
 """Fields that make the content of a record; ids and metadata play no part."""

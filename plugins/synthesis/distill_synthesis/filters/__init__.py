@@ -1,0 +1,1 @@
+"""Filters: what judges records, one a file."""
