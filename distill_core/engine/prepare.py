@@ -143,24 +143,60 @@ def prepare_data(
     funnel = Funnel()
     limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
     transforms = [registry.build("transform", ref) for ref in getattr(data, split).transforms]
-    directory = Path(directory)
+    kept = filtered_records(own_source if source is None else source, filters, funnel)
+    records = transformed_records(kept, transforms)
+
+    def nothing_left() -> str:
+        ref: ComponentRef = getattr(data, split).source
+        return (
+            f"data.{split}: no sequence left from the source {ref.use} ({funnel.sentence()}): "
+            f"check its paths and filters; a record needs {FORMS if task is None else 'what the task reads'}"
+        )
+
+    cut_one = _cutter(tokenizer, data, task)
+    write_sequences(
+        split, records, funnel, cut_one, Path(directory), progress=progress, limits=limits, nothing_left=nothing_left
+    )
+    progress.say(f"data:{split}: {funnel.sequences} sequences, {funnel.tokens} tokens ({funnel.sentence()})")
+    return TokenDataset.open(Path(directory))
+
+
+def write_sequences(
+    split: str,
+    records: Iterator[tuple[str, Mapping[str, Any]]],
+    funnel: Funnel,
+    cut_one: Cut,
+    directory: Path,
+    *,
+    progress: Progress,
+    limits: tuple[int | None, int | None] = (None, None),
+    nothing_left: Callable[[], str],
+) -> None:
+    """Write ``tokens.arrow`` and ``data.json``, whole or not at all.
+
+    Args:
+        split: name of the split, for messages and the summary.
+        records: (document, record), already filtered.
+        funnel: counts what goes out; what came in is counted by the records' reader.
+        cut_one: makes the sequences of a record, given it and its document.
+        directory: where the files go; made if it is not there.
+        progress: shows tokens.
+        limits: most sequences, and most sequences of a document; None: no limit.
+        nothing_left: says why, where no sequence is left.
+
+    Raises:
+        DataError: a record that cannot be used, or no sequence left.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    rows = _rows(records, funnel, cut_one, *limits)
     with progress.task(f"data:{split}", None, unit="tok") as shown, atomic_file(directory / TOKENS_FILE) as file:
-        kept = filtered_records(own_source if source is None else source, filters, funnel)
-        rows = _rows(transformed_records(kept, transforms), funnel, _cutter(tokenizer, data, task), *limits)
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
                 writer.write_batch(batch)
                 shown.advance(len(batch.column(0).flatten()))
         if not funnel.sequences:
-            ref: ComponentRef = getattr(data, split).source
-            raise DataError(
-                f"data.{split}: no sequence left from the source {ref.use} ({funnel.sentence()}): "
-                f"check its paths and filters; a record needs {FORMS if task is None else 'what the task reads'}"
-            )
+            raise DataError(nothing_left())
     write_json(directory / SUMMARY_FILE, {"split": split, **funnel.summary()})
-    progress.say(f"data:{split}: {funnel.sequences} sequences, {funnel.tokens} tokens ({funnel.sentence()})")
-    return TokenDataset.open(directory)
 
 
 Row = tuple[

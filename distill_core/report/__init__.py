@@ -27,7 +27,13 @@ __all__ = ["CollectedRun", "collect", "summary_table", "write_report"]
 SCHEMA = 1
 
 
-def write_report(run_directory: Path, *, directory: Path | None = None, registry: Registry | None = None) -> Path:
+def write_report(
+    run_directory: Path,
+    *,
+    directory: Path | None = None,
+    registry: Registry | None = None,
+    page_name: str = "index.html",
+) -> Path:
     """Write ``report/index.html`` and ``report/report.json`` from what a run directory holds; returns the page's path.
 
     Works on a run of which only some stages have finished: the page then says which command produces the rest.
@@ -36,6 +42,7 @@ def write_report(run_directory: Path, *, directory: Path | None = None, registry
         run_directory: the ``output_dir`` of a run.
         directory: where to write; default: ``report`` in the run directory.
         registry: whose plugins may add sections (hook ``distill_report_sections``); default: the process-wide one.
+        page_name: file name of the page.
 
     Raises:
         DistillError: nothing of a run lies in ``run_directory``.
@@ -63,8 +70,8 @@ def write_report(run_directory: Path, *, directory: Path | None = None, registry
     content["fidelity"] = told.sentences if told else []
     text = json.dumps(content, ensure_ascii=True, indent=1, default=str)
     atomic_write_bytes(target / "report.json", text.encode())
-    atomic_write_bytes(target / "index.html", page)
-    return target / "index.html"
+    atomic_write_bytes(target / page_name, page)
+    return target / page_name
 
 
 def _plugin_sections(run: CollectedRun, registry: Registry | None) -> list[tuple[str, str]]:
