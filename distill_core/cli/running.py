@@ -79,7 +79,7 @@ def run_upto(file: Path, overrides: list[str] | None, quiet: bool, upto: str | N
 
 
 def print_summary(results: Path, report: Path | None) -> None:
-    """The table of the evaluation and the path of the report."""
+    """The table of the evaluation, what the report flags, and its path."""
     import json
 
     from rich.console import Console
@@ -87,8 +87,9 @@ def print_summary(results: Path, report: Path | None) -> None:
     from distill_core.report.summary import summary_table
 
     width = None if sys.stdout.isatty() else 120
-    content = json.loads(results.read_text(encoding="utf-8"))
-    Console(width=width, soft_wrap=False).print(summary_table(content, report=report))
+    found = json.loads(results.read_text(encoding="utf-8"))
+    content = None if report is None else json.loads(report.with_name("report.json").read_text(encoding="utf-8"))
+    Console(width=width, soft_wrap=False).print(summary_table(found, report=report, content=content))
 
 
 def quiet_libraries(quiet: bool) -> None:

@@ -23,6 +23,7 @@ def figures(m: Measurement, confidence: float) -> dict[str, Any]:
         error = value * error  # delta method
     return {
         "label": m.label or m.metric.replace("_", " "),
+        "aspect": m.aspect,
         "primary": m.primary,
         "value": value,
         "standard_error": error,

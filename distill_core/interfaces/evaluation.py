@@ -61,6 +61,9 @@ class Measurement:
         transform: ``identity``, or ``exp`` where the figure is the exponential of the ratio (perplexity).
         derived_from: metric that this one restates on another scale; it is compared there, not twice.
         label: the metric's name for people; default: from ``metric``.
+        aspect: what it is about, the section of the report it goes to: ``utility``, ``fidelity``, ``calibration``,
+            ``reasoning``, ``diversity``, ``integrity``, ``fairness``, ``transfer``, ``continual``, ``distillation``,
+            ``cost``, or a name of your own; default: seen from what the metric is.
         primary: True where a report's verdict should speak of it.
     """
 
@@ -74,6 +77,7 @@ class Measurement:
     transform: Literal["identity", "exp"] = "identity"
     derived_from: str | None = None
     label: str = ""
+    aspect: str = ""
     primary: bool = False
 
 

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_core.files import atomic_write_bytes
-from distill_core.report.charts import tones
 from distill_core.report.collect import CollectedRun, collect
-from distill_core.report.fidelity import fidelity
+from distill_core.report.content import as_json, content_of, schema
 from distill_core.report.page import render
 from distill_core.report.summary import summary_table
-from distill_core.report.verdict import headline
 
 if TYPE_CHECKING:
     from distill_core.registry import Registry
 
-__all__ = ["CollectedRun", "collect", "summary_table", "write_report"]
-
-SCHEMA = 1
+__all__ = ["CollectedRun", "collect", "render", "schema", "summary_table", "write_report"]
 
 
 def write_report(
@@ -48,27 +43,10 @@ def write_report(
         DistillError: nothing of a run lies in ``run_directory``.
     """
     run = collect(Path(run_directory))
-    found = headline(run.results)
-    sections = _plugin_sections(run, registry)
+    text = as_json(content_of(run, _plugin_sections(run, registry)))
     target = Path(directory) if directory is not None else run.directory / "report"
     target.mkdir(parents=True, exist_ok=True)
-    page = render(run, found, sections).encode("utf-8", errors="replace")
-    content = {
-        "schema": SCHEMA,
-        "name": run.name,
-        "headline": asdict(found),
-        "config": run.config,
-        "results": run.results,
-        "data": run.data,
-        "trainings": run.trainings,
-        "stores": run.stores,
-        "manifests": run.manifests,
-        "sections": [{"title": title, "text": text} for title, text in sections],
-        "problems": run.problems,
-    }
-    told = fidelity(run.results, tones(run.results, run.trainings_in_order))
-    content["fidelity"] = told.sentences if told else []
-    text = json.dumps(content, ensure_ascii=True, indent=1, default=str)
+    page = render(json.loads(text)).encode("utf-8", errors="replace")
     atomic_write_bytes(target / "report.json", text.encode())
     atomic_write_bytes(target / page_name, page)
     return target / page_name

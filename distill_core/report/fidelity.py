@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill_core.report.charts import Figure
+from distill_core.report.blocks import Figure
 from distill_core.report.svg import Series, line_chart
 from distill_core.report.text import difference, figure, listing, number, share
 
@@ -108,7 +108,7 @@ def _chart(models: Mapping[str, Any], tone: Mapping[str, str], x: str, y: str) -
     if not svg:
         return []
     note = f"up: {_axis(described[y])}"
-    return [Figure(f"{labels[1]} over {_lower(labels[0])}", note, svg, [(one.label, one.tone) for one in series])]
+    return [Figure(f"{labels[1]} over {_lower(labels[0])}", note, svg)]
 
 
 def _axis(metric: Mapping[str, Any]) -> str:
