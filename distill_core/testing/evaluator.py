@@ -8,10 +8,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from distill_core.engine.data import TokenSequence
 from distill_core.engine.row_pass import evaluate_rows
+from distill_core.errors import SignalError
 from distill_core.interfaces import EvaluationContext, Measurement
 from distill_core.testing.subject import NotApplicable, Subject
 from distill_core.testing.tiny_model import tiny_model, tiny_tokenizer, token_batch
@@ -27,9 +29,8 @@ def context(*, batch_sequences: int = 2) -> EvaluationContext:
     teacher: Any = SimpleNamespace(model=tiny_model(len(tokenizer), seed=1))
     whole = token_batch(tokenizer)
     starts = range(0, len(whole.keys), batch_sequences)
-    training = [
-        TokenSequence(ids, ids, f"training-{i}", bytes([i] * 16)) for i, ids in enumerate(_other_ids(tokenizer))
-    ]
+    ids = [np.asarray(tokenizer(text)["input_ids"], dtype=np.int32) for text in OTHER_SENTENCES]
+    training = [TokenSequence(one, one, f"training-{i}", bytes([i] * 16)) for i, one in enumerate(ids)]
     return EvaluationContext(
         name="student",
         model=tiny_model(len(tokenizer)),
@@ -56,14 +57,17 @@ def _records(split: str, tokenizer: Any, held_out: TokenBatch) -> list[tuple[str
 
 
 def measure(evaluator: Any, given: EvaluationContext) -> list[Measurement]:
-    """Through the shared pass for a row evaluator, else by ``evaluate``."""
+    """Everything it measures: of the data, through the shared pass for a row evaluator, else by ``evaluate``."""
     found: list[Measurement] = []
-    if hasattr(evaluator, "evaluate_data"):
-        found += evaluator.evaluate_data(replace(given, model=None, teacher_rows=False))
-    if hasattr(evaluator, "begin"):
-        found += evaluate_rows(evaluator, given)
-    elif hasattr(evaluator, "evaluate"):
-        found += evaluator.evaluate(given)
+    try:
+        if hasattr(evaluator, "evaluate_data"):
+            found += evaluator.evaluate_data(replace(given, model=None, teacher_rows=False))
+        if hasattr(evaluator, "begin"):
+            found += evaluate_rows(evaluator, given)
+        elif hasattr(evaluator, "evaluate"):
+            found += evaluator.evaluate(given)
+    except SignalError as error:
+        raise NotApplicable(f"needs what the kit's texts and models do not have: {error}") from error
     return found
 
 
