@@ -102,6 +102,19 @@ def _one_transform(
             yield str(made.get("document", document)), made
 
 
+def split_records(
+    split: str, data: DataConfig, *, registry: Registry, source: Any = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(document, record) of a split, filtered and transformed as :func:`prepare_data` does, before tokenising.
+
+    Documents are those of the sequences made of the records; fields that a sequence does not keep are still there.
+    """
+    own_source, filters = build_split(split, data, registry)
+    transforms = [registry.build("transform", ref) for ref in getattr(data, split).transforms]
+    kept = filtered_records(own_source if source is None else source, filters, Funnel())
+    return transformed_records(kept, transforms)
+
+
 def build_split(split: str, data: DataConfig, registry: Registry) -> tuple[Any, list[tuple[str, Any]]]:
     """The source and the filters of a split, each filter with the name it is counted under."""
     config = getattr(data, split)

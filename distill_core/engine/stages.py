@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distill_core.engine.context import RunContext
-from distill_core.engine.manifest import clear
+from distill_core.engine.manifest import clear, read_manifest
 from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
 from distill_core.errors import DataError, StoreError, TrainingError
@@ -249,6 +249,7 @@ def train(context: RunContext, stage: Stage) -> Notes:
 def evaluate(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.evaluation import EvaluationTarget
     from distill_core.engine.evaluation import evaluate as evaluate_models
+    from distill_core.engine.flags import run_flags
 
     config = context.config
     remote = config.student.trust_remote_code
@@ -271,8 +272,20 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         prompts=config.report.prompts,
         max_new_tokens=config.report.max_new_tokens,
         task=context.task,
+        training=context.dataset("train"),
+        records=lambda split: _records(context, split),
+        seed=config.seed,
+        flags=run_flags({name: read_manifest(context.path(f"train:{name}")) for name in config.trainings()}),
     )
     return {"models": list(models), **_kernels()}
+
+
+def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    from distill_core.engine.prepare import split_records
+
+    made = split == "train" and context.config.synthesize is not None
+    source = SynthesizedRecords(context.path("synthesize") / RECORDS_FILE) if made else None
+    return split_records(split, context.config.data, registry=context.registry, source=source)
 
 
 def report(context: RunContext, stage: Stage) -> Notes:

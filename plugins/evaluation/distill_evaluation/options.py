@@ -13,6 +13,12 @@ class FidelityOptions(Options):
     overlap_k: PositiveInt = Field(default=10, description="size of the top-k sets whose overlap is measured")
 
 
+class SparseFidelityOptions(Options):
+    """Options of ``sparse-fidelity``."""
+
+    k: PositiveInt = Field(default=20, description="tokens asked for of a live teacher; a store gives what it holds")
+
+
 class CalibrationOptions(Options):
     """Options of ``calibration``."""
 

@@ -20,8 +20,15 @@ def distill_components() -> Sequence[Component]:
             "evaluator",
             "fidelity",
             "distill_evaluation.fidelity:Fidelity",
-            summary="forward and reverse KL to the teacher over the full vocabulary, top-1 agreement, top-k overlap",
+            summary="KLs and Jensen-Shannon to the teacher over the full vocabulary, agreement, speculative acceptance",
             options="distill_evaluation.options:FidelityOptions",
+        ),
+        component(
+            "evaluator",
+            "sparse-fidelity",
+            "distill_evaluation.sparse_fidelity:SparseFidelity",
+            summary="KL and bounds of the speculative acceptance where the teacher gives only its likeliest tokens",
+            options="distill_evaluation.options:SparseFidelityOptions",
         ),
         component(
             "evaluator",
