@@ -17,6 +17,7 @@ import torch
 from distill_core.config import EvaluateConfig
 from distill_core.engine import statistics
 from distill_core.engine.data import TokenDataset
+from distill_core.engine.disagreements import Disagreements
 from distill_core.engine.evaluated_models import (
     EvaluationTarget,
     LoadedModel,
@@ -135,6 +136,7 @@ def evaluate(
     results["flags"] = flags_of({DATA: of_data, **measured}, flags, documents=results["data"]["documents"])
     warning = statistics.few_documents_warning(results["data"]["documents"])
     results["warnings"] = [sentence for sentence in (warning, foreign) if sentence]
+    results["disagreements"] = stage.watched.found() if stage.watched is not None else None
     results["efficiency"] = efficiency(loaded, progress) if measure_speed and task is None else None
     results["generations"] = generations(loaded, prompts, max_new_tokens, progress)
     directory.mkdir(parents=True, exist_ok=True)
@@ -184,6 +186,7 @@ class _Stage:
         self.config, self.registry, self.progress = config, registry, progress
         self.n_sequences = n_sequences
         self.beside: dict[str, Any] = {}
+        self.watched: Disagreements | None = None
         self.vocabulary = self._one_vocabulary()
         self.scorers = {name: scorer_of(one.model, self.labels) for name, one in loaded.items()}
         self.teacher_name, self.teacher_missing = self._reference()
@@ -288,6 +291,7 @@ class _Stage:
                     continue
                 if accumulator is not None:
                     sinks[name].append((use, accumulator))
+        self._watch_student(sinks)
         rows = self._shared_pass({name: [sink for _, sink in entries] for name, entries in sinks.items()})
         for name, entries in sinks.items():
             measured[name] += [(use, m) for use, accumulator in entries for m in accumulator.measurements()]
@@ -303,6 +307,13 @@ class _Stage:
             {"evaluator": use, "models": ", ".join(names), "reason": reason} for (use, reason), names in missing.items()
         ]
         return measured, not_measured, rows
+
+    def _watch_student(self, sinks: Mapping[str, list[tuple[str, RowAccumulator]]]) -> None:
+        """Collect where the first student differs from the teacher, where tokens are predicted and both are here."""
+        student = next((name for name, one in self.loaded.items() if not one.is_teacher), None)
+        if student is not None and self.task is None and self.teacher_name is not None:
+            self.watched = Disagreements(student, self.loaded[student].tokenizer)
+            sinks[student].append(("", self.watched))
 
     def _shared_pass(self, sinks: dict[str, list[RowAccumulator]]) -> int:
         first = 1 if self.task is None else 0
