@@ -16,9 +16,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only errors and
 
 
 def add_commands(app: typer.Typer) -> None:
+    from distill_core.cli.compare import compare
     from distill_core.cli.evaluate import evaluate
 
-    for command in (run, capture, synthesize, select, train, evaluate, report, doctor, version):
+    for command in (run, capture, synthesize, select, train, evaluate, report, compare, doctor, version):
         app.command()(command)
 
 

@@ -144,7 +144,8 @@ class Disagreements:
         """The largest, one of each document first, then what is left."""
         ranked = sorted(self.held, reverse=True)
         seen: set[str] = set()
-        first, later = [], []
+        first: list[tuple[float, dict[str, Any]]] = []
+        later: list[tuple[float, dict[str, Any]]] = []
         for value, _, example in ranked:
             (later if example["document"] in seen else first).append((value, example))
             seen.add(example["document"])

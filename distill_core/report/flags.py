@@ -142,7 +142,7 @@ def budgets(content: Content) -> Answer:
             figures = listing([f"{theirs[unit]:,.0f} {unit} against the student's {ours[unit]:,.0f}" for unit in short])
             flags.append(
                 Flag(
-                    "baseline-with-less-budget",
+                    "baseline-budget",
                     "error",
                     f"The baseline {name} was trained on less: {figures}. What the student gained may be the longer "
                     "training; train the baseline as long.",
@@ -285,7 +285,7 @@ def _best_on(content: Content, siblings: Sequence[Mapping[str, Any]]) -> str:
 CHECKS: tuple[tuple[str, str, Callable[[Content], Answer]], ...] = (
     ("test-in-training", "Held-out text is not in the training data", test_in_training),
     ("few-documents", "Enough held-out documents", documents),
-    ("baseline-with-less-budget", "Baselines had the student's budget", budgets),
+    ("baseline-budget", "Baselines had the student's budget", budgets),
     ("tokenizers-differ", "One tokenizer throughout", tokenizers),
     ("one-seed-of-several", "No seed was picked", seeds),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill_core.report import charts
-from distill_core.report.sections import View, record, sections_of
+from distill_core.report.blocks import Figure, Section
+from distill_core.report.sections import Missing, View, record, sections_of
 from distill_core.report.text import visible
 
 LARGEST_BYTES = 5_000_000
@@ -25,25 +26,12 @@ def render(content: Mapping[str, Any]) -> str:
     Args:
         content: what :func:`distill_core.report.content.content_of` returned, or ``report.json`` read back.
     """
-    environment = Environment(
-        loader=PackageLoader("distill_core.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(visible=visible)
     view = View(content)
     sections, missing = sections_of(view)
     results = view.results
     glance = charts.metric_figures(results, view.tone, charts.primary_metrics(results)[:2]) if results else []
-    style, script = _own("style.css"), _own("script.js")
-    return environment.get_template("page.html").render(
+    return render_page(
         title=content["name"],
-        style=Markup(style),  # our own files
-        script=Markup(script),
-        style_hash=_digest(style),
-        script_hash=_digest(script),
         headline=content["headline"],
         flags=content["flags"],
         notices=_notices(content),
@@ -52,6 +40,60 @@ def render(content: Mapping[str, Any]) -> str:
         sections=sections,
         plugin_sections=content["sections"],
         record=record.section(view),
+        missing=missing,
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    headline: Any,
+    flags: Sequence[Mapping[str, Any]],
+    notices: Sequence[str],
+    tone: Mapping[str, str],
+    glance: Sequence[Figure],
+    sections: Sequence[Section],
+    plugin_sections: Sequence[Mapping[str, str]] = (),
+    record: Section | None = None,
+    missing: Sequence[Missing] = (),
+) -> str:
+    """A page of sections, with style and script inside.
+
+    Args:
+        title: of the page.
+        headline: a ``Headline``, or the same as a mapping.
+        flags: shown in red above everything.
+        notices: sentences above the sections.
+        tone: colour class per model.
+        glance: charts beside the headline.
+        sections: in their order.
+        plugin_sections: title and text each.
+        record: last section.
+        missing: what could not be shown, and why.
+    """
+    environment = Environment(
+        loader=PackageLoader("distill_core.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(visible=visible)
+    style, script = _own("style.css"), _own("script.js")
+    return environment.get_template("page.html").render(
+        title=title,
+        style=Markup(style),  # our own files
+        script=Markup(script),
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+        headline=headline,
+        flags=flags,
+        notices=notices,
+        tone=tone,
+        glance=glance,
+        sections=sections,
+        plugin_sections=plugin_sections,
+        record=record,
         missing=missing,
     )
 

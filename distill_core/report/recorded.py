@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,16 @@ def overlap(directory: Path) -> dict[str, Any] | None:
         "documents": len(both),
         "document_examples": list(both)[:EXAMPLES],
     }
+
+
+def tokens_digest(directory: Path) -> str:
+    """Hash of all sequences of a data directory in their order; empty where there are none."""
+    if not (directory / "tokens.arrow").is_file():
+        return ""
+    state = hashlib.sha256()
+    for key, document in _sequences(directory):
+        state.update(key + document.encode("utf-8", errors="surrogatepass") + b"\0")
+    return state.hexdigest()
 
 
 def _sequences(directory: Path) -> Iterator[tuple[bytes, str]]:

@@ -88,7 +88,7 @@ def test_a_baseline_with_half_the_steps(run: Path) -> None:
     path = run / "train" / "hard-labels" / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(lines[:48]) + "\n", encoding="utf-8")
-    found = flag(run, "baseline-with-less-budget")
+    found = flag(run, "baseline-budget")
     assert found["severity"] == "error"
     assert "hard-labels was trained on less: 48 steps against the student's 96" in found["reason"]
     path.write_text("\n".join(lines[:94]) + "\n", encoding="utf-8")
@@ -98,7 +98,7 @@ def test_a_baseline_with_half_the_steps(run: Path) -> None:
 def test_a_baseline_with_fewer_tokens_in_as_many_steps(run: Path) -> None:
     path = run / "train" / "hard-labels" / "metrics.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"tokens": 2040', '"tokens": 1000'), encoding="utf-8")
-    assert "96,000 tokens against the student's 195,840" in flag(run, "baseline-with-less-budget")["reason"]
+    assert "96,000 tokens against the student's 195,840" in flag(run, "baseline-budget")["reason"]
 
 
 def test_labels_of_another_tokenizer(run: Path) -> None:
@@ -180,7 +180,7 @@ def test_without_data_or_training_the_checks_say_they_could_not_be_made(tmp_path
     write_json(directory / "evaluate" / "results.json", results())
     found = content(directory)
     outcomes = {check["check"]: check["outcome"] for check in found["checks"]}
-    assert outcomes["test-in-training"] == outcomes["baseline-with-less-budget"] == "unknown"
+    assert outcomes["test-in-training"] == outcomes["baseline-budget"] == "unknown"
     assert outcomes["one-seed-of-several"] == "unknown" and found["kind"] == "models"
 
 
