@@ -289,10 +289,11 @@ def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str
 
 
 def report(context: RunContext, stage: Stage) -> Notes:
-    from distill_core.report import write_report
+    from distill_core.report import write_cards, write_report
 
     page = write_report(context.directory)
-    return {"page": page.relative_to(context.directory).as_posix()}
+    cards = [path.relative_to(context.directory).as_posix() for path in write_cards(context.directory)]
+    return {"page": page.relative_to(context.directory).as_posix(), "model_cards": cards}
 
 
 def _kernels() -> Notes:

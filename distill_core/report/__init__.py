@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from distill_core.files import atomic_write_bytes
 from distill_core.report.collect import CollectedRun, collect
 from distill_core.report.content import as_json, content_of, schema
+from distill_core.report.model_card import write_model_cards
 from distill_core.report.page import render
 from distill_core.report.summary import summary_table
 
 if TYPE_CHECKING:
     from distill_core.registry import Registry
 
-__all__ = ["CollectedRun", "collect", "render", "schema", "summary_table", "write_report"]
+__all__ = ["CollectedRun", "collect", "render", "schema", "summary_table", "write_cards", "write_report"]
 
 
 def write_report(
@@ -50,6 +51,16 @@ def write_report(
     atomic_write_bytes(target / "report.json", text.encode())
     atomic_write_bytes(target / page_name, page)
     return target / page_name
+
+
+def write_cards(run_directory: Path) -> list[Path]:
+    """Write a model card (``README.md``) into every exported student of a run; returns their paths.
+
+    Raises:
+        DistillError: nothing of a run lies in ``run_directory``.
+    """
+    run = collect(Path(run_directory))
+    return write_model_cards(run, json.loads(as_json(content_of(run))))
 
 
 def _plugin_sections(run: CollectedRun, registry: Registry | None) -> list[tuple[str, str]]:

@@ -289,7 +289,7 @@ def _flags(methods: Sequence[Method]) -> list[Flag]:
                 Flag(
                     "unequal-seeds",
                     "warning",
-                    f"{methods[0].label} has {seeds[0]} seed(s), {method.label} {seeds[1]}: only one of each is paired, "
+                    f"{methods[0].label} has {seeds[0]} seed(s), {method.label} {seeds[1]}: one of each is paired, "
                     "and nothing covers the choice of the seed.",
                     {methods[0].label: seeds[0], method.label: seeds[1]},
                 )
