@@ -189,8 +189,8 @@ def _results(content: Mapping[str, Any], name: str) -> Iterator[str]:
     yield "## Results\n\n" + "\n".join(lines)
     data = results["data"]
     yield (
-        f"On {data['rows']:,} held-out rows of {data['documents']:,} documents; \u00b1 is one standard error, clustered by "
-        "document."
+        f"On {data['rows']:,} held-out rows of {data['documents']:,} documents; \u00b1 is one standard error, "
+        "clustered by document."
     )
     compared = [c for c in results["comparisons"] if c["model"] == name]
     if compared:

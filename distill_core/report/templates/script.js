@@ -4,9 +4,9 @@
   const said = document.querySelector(".told");
   const textOf = (cell) =>
     [...cell.querySelectorAll("span.verdict, span > bdi, .chip bdi, small bdi")]
-      .map((part) => part.textContent.replace(/\s+/g, " ").trim())
+      .map((part) => part.textContent.replace(/[ \n\t]+/g, " ").trim())
       .filter((text, index, all) => text && all.indexOf(text) === index)
-      .join(" ") || (cell.querySelector("button") || cell).textContent.replace(/\s+/g, " ").trim();
+      .join(" ") || (cell.querySelector("button") || cell).textContent.replace(/[ \n\t]+/g, " ").trim();
   const grid = (table) => [...table.rows].map((row) => [...row.cells].map(textOf));
   const markdown = (table) => {
     const [head, ...rows] = grid(table).map((row) => row.map((text) => text.replace(/\|/g, "\\|")));
