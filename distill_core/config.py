@@ -373,10 +373,6 @@ TASK_EVALUATORS = ("classification", "fidelity", "calibration")
 """What is measured of classifiers if the run file does not say."""
 
 
-DIRECTORY_EVALUATORS = ("language-model", "fidelity", "calibration")
-"""What `distill evaluate --student DIR` measures if it is not told."""
-
-
 class RunConfig(Section):
     """A whole run."""
 

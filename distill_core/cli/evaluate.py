@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 OUTPUT = Path("evaluation")
 
+EVALUATORS = ("language-model", "fidelity", "calibration")
+"""What model directories are measured by if nothing else is asked for."""
+
 
 def evaluate(
     file: Annotated[
@@ -121,10 +124,10 @@ def _config(evaluators: list[str] | None, batch: int) -> EvaluateConfig:
     import yaml
     from pydantic import ValidationError
 
-    from distill_core.config import DIRECTORY_EVALUATORS, EvaluateConfig
+    from distill_core.config import EvaluateConfig
 
     refs: list[dict[str, Any]] = []
-    for text in evaluators or DIRECTORY_EVALUATORS:
+    for text in evaluators or EVALUATORS:
         value = yaml.safe_load(text)
         refs.append({"use": value} if isinstance(value, str) else value)
     try:

@@ -45,6 +45,13 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "evaluator",
+            "lm-eval",
+            "distill_evaluation.harness:Harness",
+            summary="tasks of the lm-evaluation-harness, by name or from local files",
+            options="distill_evaluation.harness_options:HarnessOptions",
+        ),
+        component(
+            "evaluator",
             "own-text",
             "distill_evaluation.own_text:OwnText",
             summary="KL to the teacher on what the model itself writes after held-out prompts",
