@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,6 @@ def test_a_copy_of_the_teacher_writes_the_same(models: Any, tokenizer: Any, held
     options = ResponseSimilarityOptions(prefix_tokens=5, max_new_tokens=8)
     evaluator = ResponseSimilarity(options)
     given = bare_context(tokenizer=tokenizer, teacher=teacher, batches=lambda: held_out.batches(4))
-    from dataclasses import replace
-
     copy = {m.metric: m for m in evaluator.evaluate(replace(given, model=models["teacher"]))}
     assert [m.value for m in copy.values()] == [1.0, 1.0, 1.0] and copy["sequence_agreement"].n == len(held_out)
     other = {m.metric: m for m in evaluator.evaluate(replace(given, model=models["random"]))}

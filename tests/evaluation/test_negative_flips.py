@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.evaluation.test_evaluation import dense_rows
 
 
 def test_flips_and_moved_rows(models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path) -> None:
-    new, old = models["student"], models["teacher"]
+    new, old = (copy.deepcopy(models[name]) for name in ("student", "teacher"))
     with torch.no_grad():  # untrained, both are almost never right: make them so at one token
         bias = held_out[0].labels[3]
         for model, scale in ((new, 0.3), (old, 0.35)):

@@ -21,7 +21,7 @@ class ChainCorruption:
     - ``chain_accuracy_<chain>``: mean score of the answers behind ``intact``, ``none``, ``truncated``, ``shuffled`` and
       ``foreign`` chains. Intact minus none is what the chain adds.
     - ``chain_changed_<chain>``: share of the answers that differ from those behind the intact chain (as early
-      answering and adding mistakes in Lanham et al., arXiv 2307.13702). Near 0 behind a foreign chain, no chain was used.
+      answering and adding mistakes in Lanham et al., arXiv 2307.13702). Near 0 behind a foreign chain: not used.
 
     A chain is what the model writes greedily up to ``answer_lead``, or the record's ``rationale``. ``truncated`` keeps
     the first half of its steps, rounded down; ``shuffled`` is never the same order where there are two different steps;
