@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from distill_core.engine import generation
+from distill_core.engine.memory import peak_bytes, weight_bytes
 from distill_core.engine.tasks import auto_class, reads_text
 from distill_core.errors import DistillError
 from distill_core.interfaces import Task
@@ -110,8 +111,22 @@ def efficiency(loaded: Mapping[str, LoadedModel], progress: Any) -> dict[str, An
         "decode_tokens": decode,
         "rounds": min(speed.rounds for speed in found.values()),
         "batch_sequences": 1,
-        "models": {name: asdict(speed) for name, speed in found.items()},
+        "models": {
+            name: {
+                **asdict(speed),
+                "first_token_s": prefill / speed.prefill_tokens_per_s,
+                "next_token_s": 1 / speed.decode_tokens_per_s,
+                "weight_bytes": weight_bytes(loaded[name].model),
+                "peak_bytes": _peak(loaded[name].model, prefill, decode),
+            }
+            for name, speed in found.items()
+        },
     }
+
+
+def _peak(model: Any, prefill: int, decode: int) -> int | None:
+    """Memory beside the weights while one sequence is read and written on."""
+    return peak_bytes(model.device, lambda: generation.one_round(model, prefill, decode))
 
 
 def generations(

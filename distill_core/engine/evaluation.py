@@ -65,6 +65,7 @@ def evaluate(
     records: Records | None = None,
     seed: int = 0,
     flags: Sequence[Flag] = (),
+    cost: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure all models on ``data`` and compare them; returns what it writes to ``directory/results.json``.
 
@@ -89,6 +90,7 @@ def evaluate(
         records: the records behind the sequences, for evaluators that read their fields.
         seed: the run's seed.
         flags: what the caller already knows to forbid or weaken a claim.
+        cost: what the models cost (``engine.cost.cost_of``), kept beside the figures.
 
     Raises:
         DataError: the held-out set has no sequences, or none with a token to predict.
@@ -138,6 +140,7 @@ def evaluate(
     results["warnings"] = [sentence for sentence in (warning, foreign) if sentence]
     results["disagreements"] = stage.watched.found() if stage.watched is not None else None
     results["efficiency"] = efficiency(loaded, progress) if measure_speed and task is None else None
+    results["cost"] = cost
     results["generations"] = generations(loaded, prompts, max_new_tokens, progress)
     directory.mkdir(parents=True, exist_ok=True)
     write_documents(directory / DOCUMENTS_FILE, {**measured, **({DATA: of_data} if of_data else {})})

@@ -276,8 +276,27 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         records=lambda split: _records(context, split),
         seed=config.seed,
         flags=run_flags({name: read_manifest(context.path(f"train:{name}")) for name in config.trainings()}),
+        cost=_cost(context),
     )
     return {"models": list(models), **_kernels()}
+
+
+def _cost(context: RunContext) -> dict[str, Any]:
+    from distill_core.engine.cost import cost_of
+    from distill_core.engine.metrics_file import MetricsFile
+    from distill_core.store import store_info
+
+    manifests = {stage.name: read_manifest(context.path(stage.name)) for stage in context.plan.stages}
+    stores = {}
+    for capture in context.config.captures:
+        for directory in store_directories(context, capture.name):
+            name = f"{capture.name}/{directory.name}" if capture.joint else capture.name
+            stores[name] = store_info(directory)
+    lines = {
+        name: MetricsFile(context.path(f"train:{name}") / "metrics.jsonl").read() for name in context.config.trainings()
+    }
+    done = {name: one for name, one in manifests.items() if one is not None and one.status == "finished"}
+    return cost_of(done, stores, lines)
 
 
 def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:

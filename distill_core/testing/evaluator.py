@@ -89,9 +89,8 @@ def sums_over_documents_give_the_value(subject: Subject) -> None:
     if not found:
         raise NotApplicable("keeps no sums by document")
     for one in found:
-        seen, held_out = set(one.document_sums), {"document-0", "document-1", "document-2"}
-        known = held_out | {sequence.document for sequence in context().training or ()}
-        assert seen <= known and seen & held_out in (held_out, set()), f"{one.metric}: documents differ"
+        held_out = {"document-0", "document-1", "document-2"}  # or units of its own: training documents, prompts
+        assert held_out & set(one.document_sums) in (held_out, set()), f"{one.metric}: documents are missing"
         ratio = sum(s for s, _ in one.document_sums.values()) / sum(n for _, n in one.document_sums.values())
         value = math.exp(ratio) if one.transform == "exp" else ratio
         assert math.isclose(value, one.value, rel_tol=1e-6, abs_tol=1e-9), f"{one.metric}: {one.value} is not {value}"

@@ -128,9 +128,8 @@ def test_sparse_figures_bound_the_dense_ones(material: dict[str, Any], k: int) -
     support = np.argsort(-p, axis=1)[:, :k]
     on = [np.take_along_axis(x, support, axis=1) for x in (p, q)]
     rest = [np.delete(x[i], s).sum() for x in (p, q) for i, s in enumerate(support)]
-    whole = [
-        np.concatenate([x, np.reshape(r, (24, 1))], axis=1) for x, r in zip(on, (rest[:24], rest[24:]), strict=True)
-    ]
+    columns = [np.reshape(rest[start : start + 24], (24, 1)) for start in (0, 24)]
+    whole = [np.concatenate(pair, axis=1) for pair in zip(on, columns, strict=True)]
     assert found["sparse_forward_kl"].value == pytest.approx(entropy(*whole, axis=1).mean(), rel=1e-4)
     assert found["sparse_forward_kl"].value <= entropy(p, q, axis=1).mean() + 1e-6
     lower, upper = np.minimum(*on).sum(1), np.minimum(*whole).sum(1)

@@ -61,8 +61,14 @@ def test_schedules() -> None:
 
 NOT_IN_THE_KIT = {
     "answers": "questions and a checker",
+    "canaries": "a file of canaries",
+    "chain-corruption": "questions and a checker",
     "classification": "the classes of a task",
+    "group-fairness": "two groups of two documents",
+    "negative-flips": "an older revision",
+    "pass-at-k": "questions and a checker",
     "sparse-fidelity": "a teacher that answers",
+    "step-validity": "questions",
 }
 """Evaluators that need what the kit's texts do not have; tests/evaluation and tests/rationales look at them."""
 

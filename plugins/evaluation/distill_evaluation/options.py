@@ -22,4 +22,12 @@ class SparseFidelityOptions(Options):
 class CalibrationOptions(Options):
     """Options of ``calibration``."""
 
-    bins: int = Field(default=15, ge=2, le=1000, description="bins of equal mass")
+    bins: int = Field(default=15, ge=2, le=1000, description="bins of equal mass, and as many of equal width")
+
+
+class TemperatureScalingOptions(CalibrationOptions):
+    """Options of ``temperature-scaling``."""
+
+    fit_share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of the documents that the temperature is fitted on, not reported"
+    )
