@@ -16,11 +16,14 @@ from distill_core.report import charts
 from distill_core.report.collect import CollectedRun
 from distill_core.report.fidelity import fidelity
 from distill_core.report.summary import metric_rows
+from distill_core.report.synthesis import pictures
 from distill_core.report.text import MISSING, difference, figure, share, short, size, visible
 from distill_core.report.verdict import Headline
 
 LONGEST_JSON = 20_000
 """Characters of a manifest shown on the page; the file itself has the rest."""
+
+STYLES = ("style.css", "synthesis.css")
 
 
 def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str]]) -> str:
@@ -39,10 +42,12 @@ def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str
         lstrip_blocks=True,
     )
     environment.filters.update(visible=visible, short=short, size=size, share=share)
-    style = (resources.files("distill_core.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    templates = resources.files("distill_core.report") / "templates"
+    style = "".join((templates / name).read_text(encoding="utf-8") for name in STYLES)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     results = run.results
     tone = charts.tones(results, run.trainings_in_order)
+    shown = pictures(run)  # before the problems are listed: what cannot be shown is one of them
     context = {
         "title": run.name,
         "style": Markup(style),  # our own file
@@ -57,6 +62,7 @@ def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str
         "other_figures": _other_figures(run, tone),
         "fidelity": fidelity(results, tone),
         "learning_figures": charts.learning_figures(run, tone),
+        "synthesis": shown,
         "generations": (results.get("generations") or {}).get("samples", []) if results else [],
         "stores": [_store(name, store) for name, store in run.stores.items()],
         "funnels": [_funnel(split, summary) for split, summary in run.data.items()],

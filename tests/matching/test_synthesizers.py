@@ -51,6 +51,9 @@ def test_records_have_the_form_of_the_source(name: str, flat: bool, tmp_path: Pa
     assert len({record["document"] for record in records}) == 6
     assert json.loads(json.dumps(records)) == records
     assert made.summary()[name]["real_images"] == 24
+    pictures = json.loads((tmp_path / "pictures.json").read_text())
+    assert (pictures["size"], pictures["image"], pictures["label"]) == ([SIDE, SIDE, 1], "image", "label")
+    assert len(pictures["loss"]) == 4 and np.isfinite(pictures["loss"]).all()
 
 
 @pytest.mark.parametrize("name", ["gradient-matching", "distribution-matching", "kernel-regression"])
