@@ -74,7 +74,7 @@ def pictures(run: CollectedRun) -> Pictures | None:
         return None
     rows = [_row(label, found) for label, found in _bounded(images, size).items()]
     total = sum(len(found) for found in images.values())
-    shown = f"{size[0]} × {size[1]}" + (f" × {size[2]}" if size[2] > 1 else "")
+    shown = f"{size[0]} \u00d7 {size[1]}" + (f" \u00d7 {size[2]}" if size[2] > 1 else "")
     return Pictures(rows, total, sum(row.count for row in rows), shown, _loss_figures(losses))
 
 
@@ -115,4 +115,4 @@ def _loss_figures(losses: list[float]) -> list[Figure]:
     chart = line_chart(series, title="Loss of the synthesis", x_label="step of the images")
     if not chart:
         return []
-    return [Figure("What the images were learned by", "the synthesizer’s own loss, each step and smoothed", chart)]
+    return [Figure("What the images were learned by", "the synthesizer\u2019s own loss, each step and smoothed", chart)]

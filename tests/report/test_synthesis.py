@@ -112,7 +112,7 @@ def test_the_page_shows_the_records(size: list[int], shape: tuple[int, ...], tmp
         strip_of_class, left = rows[index // 2], index % 2 * 4
         wanted = np.asarray(record["image"], dtype=np.uint8).reshape(size)
         assert np.array_equal(strip_of_class[:, left : left + 3, :3], np.broadcast_to(wanted, (4, 3, 3)))
-    assert "Synthetic images" in page and "4 images of 4 × 3" in page and "Loss of the synthesis" in page
+    assert "Synthetic images" in page and "4 images of 4 \u00d7 3" in page and "Loss of the synthesis" in page
     assert 'alt="2 synthetic images of the class seven"' in page
 
 

@@ -63,6 +63,10 @@ class MatchingOptions(ImageFields):
         default="none",
         description="of learning_rate: cosine lets it fall to zero, which averages noise out",
     )
+    step: Literal["gradient", "unit"] = Field(
+        default="gradient",
+        description="unit: the images' gradient is scaled to length 1, so that learning_rate is a distance in pixels",
+    )
     real_batch: PositiveInt = Field(default=256, description="real images per class and step; at most all there are")
     augmentations: list[AugmentationName] = Field(
         default_factory=list,
@@ -94,7 +98,11 @@ class GradientMatchingOptions(MatchingOptions):
     network_epochs: PositiveInt = Field(
         default=1, description="steps of the network on the synthetic images between two matchings (DC: 50 at 10)"
     )
-    network_learning_rate: PositiveFloat = Field(default=0.01, description="of the network, momentum 0.5")
+    network_learning_rate: PositiveFloat = Field(default=0.01, description="of the network")
+    network_momentum: float = Field(default=0.5, ge=0, lt=1, description="of the network")
+    classes: Literal["apart", "together"] = Field(
+        default="apart", description="whose gradient is matched: that of each class (DC), or that of all classes"
+    )
 
 
 class DistributionMatchingOptions(MatchingOptions):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from distill_core.errors import DataError, TrainingError
 from distill_core.files import atomic_write_bytes
@@ -186,6 +187,8 @@ class ImageSynthesizer(ABC):
                 f"{self.NAME}: step {state.iteration} has a loss of {value} or a gradient that is not finite: lower "
                 "learning_rate"
             )
+        if self.options.step == "unit":
+            gradients[IMAGES] = functional.normalize(gradients[IMAGES], dim=(0, 1, 2, 3))
         share = 1.0
         if self.options.decay == "cosine":
             share = 0.5 * (1 + math.cos(math.pi * state.iteration / self.options.iterations))
