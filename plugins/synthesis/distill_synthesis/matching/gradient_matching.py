@@ -24,8 +24,8 @@ class GradientMatching(ImageSynthesizer):
 
     A step: a new random network; for every class the distance between its gradient on real images of the class and on
     the synthetic ones, summed over classes, moves the synthetic pixels. With ``network_steps`` the network is trained
-    on the synthetic images in between, and matched again. With ``classes: together`` one gradient, over all classes,
-    is matched: what all classes have in common cancels in it.
+    on the synthetic images in between, and matched again. With ``classes: together`` (2202.02916) one gradient, over
+    all classes, is matched: what all classes have in common cancels in it.
     """
 
     NAME = "gradient-matching"
