@@ -71,6 +71,7 @@ SYNTHESIZERS: dict[str, dict[str, Any]] = {
         "expert_epochs": 10,
         "latest_start": 4,
     },
+    "performance matching": {"use": "performance-matching", **AVERAGED, "real_batch": 26},
     "kernel regression": {
         "use": "kernel-regression",
         **AVERAGED,

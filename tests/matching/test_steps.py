@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_synthesis.matching.augment import Augmentation
+from distill_synthesis.matching.randomness import generator
 from distill_synthesis.matching.state import STATE_FILE
 from distill_synthesis.matching.synthesizer import IMAGES
 from tests.matching.conftest import image_records, make
 
 
-def ready(directory: Path, **options: Any) -> Any:
+def ready(directory: Path, name: str = "gradient-matching", **options: Any) -> Any:
     """A synthesizer whose data are in place."""
-    made = make("gradient-matching", iterations=1, **options)
+    made = make(name, iterations=1, **options)
     list(made.synthesize(iter(image_records()), directory))
     return made
 
@@ -97,3 +99,32 @@ def test_the_network_is_trained_as_torch_does(tmp_path: Path) -> None:
         optimizer.step()
     for own, other in zip(found, module.parameters(), strict=True):
         torch.testing.assert_close(own, other.detach(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("augmentations", [[], ["contrast"]], ids=["plain", "augmented"])
+def test_performance_matching_is_its_formula(augmentations: list[str], tmp_path: Path) -> None:
+    """Against the loss after three steps of torch.optim in fp64, and its differences along random directions."""
+    made = ready(tmp_path, "performance-matching", student_steps=3, step_size=0.2, augmentations=augmentations)
+    made.images_NCHW = made.images_NCHW.double()
+    images = made.starting_images()
+    real, labels = torch.cat([made.images_NCHW[m] for m in made.members]), torch.arange(3).repeat_interleave(8)
+    # The network of the formula reads the parameters in fp64, as the component does.
+    start = [p.double() for p in made.new_parameters(0)]
+
+    def loss(pixels: Tensor) -> float:
+        module = module_of(made, start)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.2)
+        for step in range(3):
+            same = Augmentation(augmentations, generator(0, "student", 0, step))
+            optimizer.zero_grad()
+            functional.cross_entropy(module(same(pixels)), made.synthetic_classes).backward()
+            optimizer.step()
+        same = Augmentation(augmentations, generator(0, "augment", 0))
+        return float(functional.cross_entropy(module(same(real)), labels).detach())
+
+    value, found = made.gradients({IMAGES: images}, 0)
+    assert value == pytest.approx(loss(images), rel=1e-9)
+    for seed in range(3):
+        direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).double()
+        slope = (loss(images + 1e-6 * direction) - loss(images - 1e-6 * direction)) / 2e-6
+        assert float((found[IMAGES] * direction).sum()) == pytest.approx(slope, rel=1e-3)

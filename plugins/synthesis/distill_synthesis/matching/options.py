@@ -135,6 +135,18 @@ class TrajectoryMatchingOptions(MatchingOptions):
         return []
 
 
+class PerformanceMatchingOptions(MatchingOptions):
+    """Options of ``performance-matching``."""
+
+    learning_rate: PositiveFloat = Field(default=0.3, description="how far the images move together, with step: unit")
+    step: Literal["gradient", "unit"] = Field(
+        default="unit",
+        description="unit: the images' gradient is scaled to length 1; through many steps its size says little",
+    )
+    student_steps: PositiveInt = Field(default=30, description="steps on the synthetic images that are unrolled")
+    step_size: PositiveFloat = Field(default=0.1, description="of the student's steps, without momentum")
+
+
 class KernelRegressionOptions(MatchingOptions):
     """Options of ``kernel-regression``."""
 
