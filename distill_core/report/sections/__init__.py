@@ -20,6 +20,7 @@ from distill_core.report.sections import (
     record,
     samples,
     side_by_side,
+    synthesis,
 )
 from distill_core.report.sections.view import Missing, View
 
@@ -39,6 +40,7 @@ SECTIONS: tuple[SectionFunction, ...] = (
     aspects.of("distillation"),
     cost.section,
     learning.section,
+    synthesis.section,
     samples.section,
     data.section,
 )
