@@ -26,7 +26,7 @@ SEED = 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Sizes; 8 sequences of 64 tokens, 4 layers of width 128, 786,432 weights to 512 by default."""
+    """Sizes; 8 sequences of 64 tokens, 4 layers of width 128, 851,968 weights to 512 by default."""
     for name, default in (("sequences", 8), ("length", 64), ("hidden", 128), ("layers", 4), ("dim", 512)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     driver.add_options(parser)
