@@ -54,6 +54,29 @@ def _why(aspect: str, view: View) -> str:
     return "no evaluator measured it: name one under evaluate.evaluators (distill plugins list shows them)"
 
 
+def transfer_section(view: View) -> Answer:
+    """Each metric over students of several architectures."""
+    found = (view.results or {}).get("transfer") or []
+    names = view.aspects.get("transfer", [])
+    if not found and not names:
+        return Missing(ASPECTS["transfer"], "this needs students of several architectures or sizes in one evaluation")
+    labels = ("Metric", "Mean", "Spread", "Worst", "Architectures")
+    columns = [Column(label, number=0 < index < 4) for index, label in enumerate(labels)]
+    described = metric_rows(view.results or {"models": {}})
+    rows = [
+        [
+            Cell(described[one["metric"]]["label"] if one["metric"] in described else one["metric"]),
+            *(_cell(one[key]) for key in ("mean", "spread", "worst")),
+            Cell("; ".join(one["architectures"])),
+        ]
+        for one in found
+    ]
+    blocks: list[Block] = [Table("Over students of several shapes; spread: standard deviation.", columns, rows)]
+    return Section(
+        "transfer", ASPECTS["transfer"], (blocks if found else []) + (aspect_blocks(view, names) if names else [])
+    )
+
+
 def fidelity_section(view: View) -> Answer:
     """Fidelity says besides whether the student is a copy of its teacher, or only useful."""
     found = _section("fidelity", view)

@@ -36,6 +36,8 @@ class Diversity:
     jackknife's, leaving out documents. Variety is no quality: random letters have much of it.
     """
 
+    aspect = "diversity"
+
     def __init__(self, options: DiversityOptions | None = None) -> None:
         self.options = options or DiversityOptions()
 

@@ -29,6 +29,8 @@ class GroupFairness:
     has each group with its error.
     """
 
+    aspect = "fairness"
+
     def __init__(self, options: GroupFairnessOptions | None = None) -> None:
         self.options = options or GroupFairnessOptions()
 
