@@ -21,8 +21,9 @@ class GroupFairness:
 
     - ``worst_group_cross_entropy``, ``worst_group_accuracy``: of the group with the worst figure (Sagawa et al., arXiv
       1911.08731).
-    - ``group_gap_cross_entropy``, ``group_gap_accuracy``: worst minus best group, never negative. Errors by the
-      jackknife over documents, worst and best chosen anew each time.
+    - ``group_gap_cross_entropy``, ``group_gap_accuracy``: worst minus best group, never negative.
+
+    Errors by the jackknife over documents, worst and best group chosen anew each time.
 
     How much a student amplifies the teacher's gap stands in the results under ``retention`` of the gap: student /
     teacher. The more groups and the fewer documents in them, the larger is a gap by chance alone: ``detail["groups"]``
@@ -79,20 +80,22 @@ class _GroupRows:
         if len(compared) < 2:
             return []
         value, worst = gap(compared, higher)
-        left_out = {}
+        left_out, worst_left_out = {}, {}
         for group, own in compared.items():
             for document in own:
                 rest = {name: pair for name, pair in own.items() if name != document}
                 others = {name: pairs for name, pairs in compared.items() if name != group}
-                left_out[document] = gap({**others, **({group: rest} if rest else {})}, higher)[0]
+                kept = {**others, **({group: rest} if rest else {})}
+                left_out[document], lowest = gap(kept, higher)
+                worst_left_out[document] = estimate(kept[lowest]).value
         detail = {"worst": worst, "groups": {group: _group(own) for group, own in compared.items()}}
         detail["left_out"] = sorted(members.keys() - compared.keys())
         n = round(sum(count for own in compared.values() for _, count in own.values()))
-        own = compared[worst]
+        lowest_value = estimate(compared[worst]).value
         return [
             Measurement(
-                f"worst_group_{metric}", estimate(own).value, unit, round(sum(c for _, c in own.values())), higher,
-                own, detail, label=f"Worst group's {label}",
+                f"worst_group_{metric}", lowest_value, unit, n, higher, jackknife_sums(lowest_value, worst_left_out),
+                detail, label=f"Worst group's {label}",
             ),
             Measurement(
                 f"group_gap_{metric}", value, unit, n, False, jackknife_sums(value, left_out), detail,
