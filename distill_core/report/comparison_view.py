@@ -48,12 +48,13 @@ def comparison_table(comparison: Mapping[str, Any]) -> RenderableType:
         Text(f"{flag['severity']}: {visible(flag['reason'])}", style=ALARMS.get(flag["severity"], "yellow"))
         for flag in comparison["flags"]
     ]
-    reasons = dict.fromkeys(
-        f"{entry['method']}, {metric['label'].lower()}: {NOT_COMPARABLE}, {entry['reason']}"
-        for metric in comparison["metrics"]
-        for entry in metric["entries"]
-        if entry.get("verdict") == NOT_COMPARABLE
-    )
+    refused: dict[str, list[str]] = {}
+    for metric in comparison["metrics"]:
+        for entry in metric["entries"]:
+            if entry.get("verdict") == NOT_COMPARABLE:
+                reason = f"{entry['method']}: {NOT_COMPARABLE}, {entry['reason']}"
+                refused.setdefault(reason, []).append(in_sentence(metric["label"]))
+    reasons = [f"{reason}: {listing(labels)}" for reason, labels in refused.items()]
     return Group(*parts, table, *(Text(visible(reason), style="dim") for reason in reasons))
 
 
