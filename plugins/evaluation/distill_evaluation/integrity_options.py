@@ -38,6 +38,10 @@ class CanaryFile(Options):
         description="JSON Lines file: {`canary`: text with {} where the secret stands, `secret`: e.g. 4821}"
     )
 
+    def files(self) -> list[str]:
+        """What the result depends on beside the options."""
+        return [self.path]
+
 
 class CanariesOptions(CanaryFile):
     """Options of ``canaries``."""
