@@ -68,11 +68,9 @@ def test_leaked_texts_are_flagged_in_the_results(results: dict[str, Any]) -> Non
     flags = {flag["flag"]: flag for flag in results["flags"]}
     leaked = flags["test-in-training"]
     assert leaked["severity"] == "error" and leaked["evidence"]["evaluator"] == "contamination"
-    assert {one["held_out"] for one in leaked["evidence"]["examples"]} >= {"eval.jsonl:1"} or leaked["evidence"][
-        "documents"
-    ] >= 2
+    assert leaked["evidence"]["documents"] == 2 and len(leaked["evidence"]["examples"]) == 2
     assert "few-documents" in flags and "baseline-budget" not in flags
-    assert results["data"]["metrics"]["contaminated_documents"]["value"] >= 2 / 6
+    assert results["data"]["metrics"]["contaminated_documents"]["value"] == pytest.approx(2 / 6)
 
 
 def test_the_canary_was_planted_and_measured(results: dict[str, Any]) -> None:
