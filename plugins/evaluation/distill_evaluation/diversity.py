@@ -14,7 +14,7 @@ from distill_evaluation import diversity_measures as measures
 from distill_evaluation.diversity_options import DiversityOptions
 from distill_evaluation.text_vectors import vectors_of, words
 from distill_evaluation.texts import training_texts
-from distill_evaluation.writing import drawn, held_out_prompts
+from distill_evaluation.writing import Prompt, drawn, held_out_prompts
 
 UNLABELLED = "(unlabelled)"
 
@@ -49,8 +49,10 @@ class Diversity:
         if context.labels:
             raise SignalError("diversity lets the model write, but this one tells classes apart")
         options = self.options
-        prompts = list({p.document: p for p in reversed(held_out_prompts(context, options.prefix_tokens))}.values())
-        prompts = prompts[::-1][: options.texts]
+        first: dict[str, Prompt] = {}
+        for prompt in held_out_prompts(context, options.prefix_tokens):
+            first.setdefault(prompt.document, prompt)
+        prompts = list(first.values())[: options.texts]
         written = drawn(
             context,
             [(prompt.key, prompt.ids) for prompt in prompts],
