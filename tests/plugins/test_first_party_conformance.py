@@ -61,6 +61,7 @@ def test_schedules() -> None:
 
 NOT_IN_THE_KIT = {
     "answers": "questions and a checker",
+    "lm-eval": "tasks of the harness",
     "canaries": "a file of canaries",
     "chain-corruption": "questions and a checker",
     "classification": "the classes of a task",
