@@ -45,7 +45,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> d
 
     def change(given: dict[str, Any]) -> None:
         given["data"]["train"]["transforms"] = [{"use": "plant-canaries", "path": str(canaries)}]
+        for split in ("train", "eval"):
+            given["data"][split]["source"]["fields"] = ["kind"]
         given["compare"] = {"hard-labels": {"teacher": "none", "objectives": [{"use": "cross-entropy"}]}}
+        unread = {"name": "unread", "method": "topk", "k": 4}  # no training reads it, so it is not captured
+        given["capture"] = [{"name": "main", "method": "threshold", "k": 6}, unread]
         planted = {"use": "canaries", "path": str(canaries), "alternatives": 15}
         given["evaluate"] = {"evaluators": [*EVALUATORS, planted]}
 
@@ -82,6 +86,7 @@ def test_the_canary_was_planted_and_measured(results: dict[str, Any]) -> None:
 
 def test_what_it_cost_and_what_of_the_teacher_is_left(results: dict[str, Any]) -> None:
     assert results["cost"]["trainings"]["student"]["steps"] == 3
+    assert set(results["cost"]["labels"]) == {"main"}
     assert results["cost"]["labels"]["main"]["rows"] > 0 and results["cost"]["stages"]["train:student"]["seconds"] > 0
     kept = {(e["metric"], e["model"]): e for e in results["retention"]}
     entry, models = kept["cross_entropy", "student"], results["models"]

@@ -106,7 +106,9 @@ class Diversity:
             values = {document: str(record.get(field) or UNLABELLED) for document, record in records}
             counts = Counter(values.values())
             if set(counts) == {UNLABELLED}:
-                raise SignalError(f"diversity: no training record has the field {field!r}")
+                raise SignalError(
+                    f"diversity: no training record has the field {field!r}: keep it (`fields` of the source) or name another"
+                )
             value = measures.effective_number(list(counts.values()))
             without = {group: measures.effective_number(list((counts - Counter([group])).values())) for group in counts}
             sums = jackknife_sums(value, {document: without[group] for document, group in values.items()})
