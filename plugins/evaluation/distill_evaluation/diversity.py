@@ -107,7 +107,7 @@ class Diversity:
             counts = Counter(values.values())
             if set(counts) == {UNLABELLED}:
                 raise SignalError(
-                    f"diversity: no training record has the field {field!r}: keep it (`fields` of the source) or name another"
+                    f"diversity: no training record has the field {field!r}: keep it (`fields` of the source)"
                 )
             value = measures.effective_number(list(counts.values()))
             without = {group: measures.effective_number(list((counts - Counter([group])).values())) for group in counts}

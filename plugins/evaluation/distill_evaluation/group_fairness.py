@@ -48,8 +48,8 @@ class GroupFairness:
         if sum(size >= self.options.min_documents for size in sizes.values()) < 2:
             raise SignalError(
                 f"group-fairness compares groups of at least {self.options.min_documents} documents, but by the field "
-                f"{field!r} the held-out documents are in {dict(sizes)}: keep the field (`fields` of the source), name another, "
-                "or hold out more documents"
+                f"{field!r} the held-out documents are in {dict(sizes)}: keep the field (`fields` of the "
+                "source), name another, or hold out more documents"
             )
         return _GroupRows(groups, self.options.min_documents, "nat/row" if context.labels else "nat/token")
 
