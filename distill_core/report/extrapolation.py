@@ -19,6 +19,7 @@ FEWEST_POINTS = 6
 """Three parameters need at least twice as many points."""
 
 RESAMPLES = 400
+NEGLIGIBLE, END_RUN = 0.005, 5
 EXPONENTS = np.geomspace(0.05, 2.0, 60)
 FACTORS = (2.0, 4.0)
 """How many times the budget is looked at."""
@@ -38,7 +39,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Curve:
-    """A fitted curve: parameters, the last point seen, predictions at multiples of its budget."""
+    """A fitted curve: parameters, the last point seen, predictions at multiples of its budget.
+
+    ``misfit`` says why there are none: the form does not describe the points.
+    """
 
     floor: float
     scale: float
@@ -46,6 +50,7 @@ class Curve:
     last_tokens: float
     last_value: float
     predictions: tuple[Prediction, ...]
+    misfit: str = ""
 
 
 def held_out_points(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
@@ -82,24 +87,47 @@ def extrapolate(tokens: Sequence[float], losses: Sequence[float], *, confidence:
         return None
     if not (np.diff(t) > 0).all() or t[0] <= 0:
         raise ValueError(f"tokens must be above 0 and increase, got {t[:5].tolist()} ...")
+    parameters, fitted, predictions = _predict(t, y, np.asarray(FACTORS), confidence)
+    floor, scale, exponent = parameters.tolist()
+    misfit = _misfit(y, fitted)
+    known = (floor, scale * t[-1] ** exponent, exponent, float(t[-1]), float(y[-1]))
+    return Curve(*known, () if misfit else predictions, misfit)
+
+
+def _misfit(y: Floats, fitted: Floats) -> str:
+    """Why the form does not describe the points; empty if it does.
+
+    What matters is the end, from which the curve is carried on: if the last five residuals rise, or fall, one after
+    the other, the fit has another slope there than the points. Independent residuals do so in 2 of 120 cases. Residuals
+    below half a per cent of the curve's range are no misfit, whatever their order.
+    """
+    residuals = y - fitted
+    spread = float(np.sqrt((residuals**2).mean()))
+    steps = np.diff(residuals[-END_RUN:])
+    if spread <= NEGLIGIBLE * float(y.max() - y.min()) or not ((steps > 0).all() or (steps < 0).all()):
+        return ""
+    way = "more slowly" if steps[0] > 0 else "faster"
+    return f"a power law does not describe its curve: at the end it falls {way} than the fit, point after point"
+
+
+def _predict(t: Floats, y: Floats, at: Floats, confidence: float) -> tuple[Floats, Floats, tuple[Prediction, ...]]:
+    """(a, b, c) over tokens in units of the last ones, fitted values, and predictions at multiples of them."""
     unit = t[-1]
-    x, at = t / unit, np.asarray(FACTORS)
+    x = t / unit
     parameters, fitted = _fit(x, y[None])
     residuals = (y - fitted[0]) * np.sqrt(len(y) / (len(y) - 3))
     rng = np.random.default_rng(0)
     drawn = rng.choice(residuals, size=(RESAMPLES, len(y)))
     resampled, _ = _fit(x, fitted[0] + drawn)
-    noise = rng.choice(residuals, size=(RESAMPLES, len(at)))
-    guesses = _at(resampled, at) + noise
+    guesses = _at(resampled, at) + rng.choice(residuals, size=(RESAMPLES, len(at)))
     tail = (1 - confidence) / 2
     low, high = np.quantile(guesses, [tail, 1 - tail], axis=0)
     values = _at(parameters, at)[0]
-    floor, scale, exponent = parameters[0].tolist()
     predictions = tuple(
         Prediction(float(factor * unit), float(v), float(min(a, v)), float(max(b, v)))
         for factor, v, a, b in zip(at, values, low, high, strict=True)
     )
-    return Curve(floor, scale * unit**exponent, exponent, float(t[-1]), float(y[-1]), predictions)
+    return parameters[0], fitted[0], predictions
 
 
 def _fit(x: Floats, y_RN: Floats) -> tuple[Floats, Floats]:

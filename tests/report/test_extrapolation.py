@@ -42,16 +42,18 @@ def test_the_fit_equals_scipy_on_noisy_points() -> None:
 
 
 def test_intervals_cover_in_simulation() -> None:
-    """95 % intervals for a new measurement at twice the budget, 120 curves: at least 85 % cover, not all are wide."""
+    """95 % intervals for a new measurement at twice the budget, 120 curves: at least 85 % cover, few are refused."""
     rng, covered, widths = np.random.default_rng(7), 0, []
     for _ in range(120):
         curve = extrapolate(TOKENS, 2.0 + 90 * TOKENS**-0.5 + rng.normal(0, 0.02, len(TOKENS)))
         assert curve is not None
+        if curve.misfit:
+            continue
         one = curve.predictions[0]
         truth = 2.0 + 90 * one.tokens**-0.5 + rng.normal(0, 0.02)
         covered += one.low <= truth <= one.high
         widths.append(one.high - one.low)
-    assert covered >= 102 and float(np.median(widths)) < 0.25
+    assert len(widths) >= 112 and covered >= 0.85 * len(widths) and float(np.median(widths)) < 0.25
 
 
 def test_flat_and_rising_curves_promise_nothing() -> None:
@@ -59,7 +61,14 @@ def test_flat_and_rising_curves_promise_nothing() -> None:
     rising = extrapolate(TOKENS, 3.0 + TOKENS / 1e6)
     assert flat is not None and rising is not None
     assert [one.value for one in flat.predictions] == pytest.approx([3.0, 3.0])
-    assert rising.scale == 0 and rising.predictions[0].value == pytest.approx(float((3.0 + TOKENS / 1e6).mean()))
+    assert rising.scale == 0 and rising.predictions == () and "does not describe" in rising.misfit
+
+
+def test_a_curve_of_another_form_is_not_carried_on() -> None:
+    """An exponential that has levelled off: a power law would promise a gain that is not there."""
+    curve = extrapolate(TOKENS, 2.3 + 7 * np.exp(-TOKENS / 5_000))
+    assert curve is not None and curve.predictions == ()
+    assert "a power law does not describe its curve: at the end it falls more slowly" in curve.misfit
 
 
 def test_few_or_odd_points() -> None:
@@ -74,10 +83,15 @@ def test_few_or_odd_points() -> None:
 
 def test_on_the_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    text = write_report(run).read_text(encoding="utf-8")
-    assert "2 times the tokens" in text and "read the figures as an upper bound" in text
     path = run / "train" / "student" / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if "eval_loss" in line:
+            line["eval_loss"] = 2 + 9 * line["step"] ** -0.5
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "2 times the tokens" in text and "read the figures as an upper bound" in text
+    assert "Not carried on to more tokens: hard-labels: a power law does not describe" in text
     for name in ("student", "hard-labels"):
         bare = [{**{k: v for k, v in line.items() if k != "eval_loss"}} for line in lines]
         (run / "train" / name / "metrics.jsonl").write_text("\n".join(map(json.dumps, bare)), encoding="utf-8")

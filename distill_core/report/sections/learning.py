@@ -19,9 +19,12 @@ def section(view: View) -> Section | None:
         return None
     blocks: list[Block] = [Figures(figures) if figures else Absent("training", "distill train RUN.yaml")]
     curves = {name: _curve(lines) for name, lines in trainings.items()}
-    known = {name: curve for name, curve in curves.items() if curve is not None}
+    known = {name: curve for name, curve in curves.items() if curve is not None and not curve.misfit}
     if known:
         blocks += [Prose([_caution(view)]), _table(known)]
+    misfits = [f"{name}: {curve.misfit}" for name, curve in curves.items() if curve is not None and curve.misfit]
+    if misfits:
+        blocks.append(Prose([f"Not carried on to more tokens: {said}." for said in misfits]))
     return Section("learning", "Learning curves", blocks)
 
 
