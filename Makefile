@@ -130,7 +130,10 @@ $(SERVER_STAMP): | $(BIN)/python
 verify-server: setup $(SERVER_STAMP) ## the openai teacher against llama.cpp with the packaged model, on this machine
 	LLAMA_SERVER_PYTHON="$(abspath $(VENV))/server/bin/python" $(PYTEST) -q --durations=5 -m "server and not (browser or gpu or interp or aot or nvcc)"
 
+# Its accessibility checker, axe-core, comes as a wheel; the library around it, which needs playwright, is not used.
+AXE ?= axe-playwright-python==0.1.8
 verify-browser: setup browser ## the report in headless Chromium
+	@$(PIP) --no-deps "$(AXE)"
 	$(PYTEST) -q -m "browser and not gpu"
 
 verify-interp: setup ## the Triton kernels in Triton's interpreter, on the CPU

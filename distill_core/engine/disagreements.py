@@ -53,6 +53,7 @@ def total_variation(
     Returns:
         ``(value_n, teacher_nU, student_nU)``, fp32.
 
+    >>> import torch
     >>> value, _, _ = total_variation(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1e-30]]).log(), 2)
     >>> round(value.item(), 6)
     0.5

@@ -304,8 +304,10 @@ class _Stage:
                 measured[name] += [(use, m) for m in measure(context)]
             except SignalError as error:
                 missing.setdefault((use, str(error)), []).append(name)
-        for found in measured.values():
+        aspects = {use: getattr(evaluator, "aspect", "") for use, evaluator in evaluators}
+        for name, found in measured.items():
             _one_evaluator_per_metric(found)
+            measured[name] = [(use, replace(m, aspect=m.aspect or aspects[use])) for use, m in found]
         not_measured = [
             {"evaluator": use, "models": ", ".join(names), "reason": reason} for (use, reason), names in missing.items()
         ]

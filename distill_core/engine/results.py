@@ -51,7 +51,8 @@ def compare(
     """The student against every other model, metric by metric, paired by document.
 
     Holm's correction runs over the baselines, for each metric; the teacher is no rival and stands outside the family.
-    Metrics that restate another (``derived_from``) are not compared twice.
+    Metrics that restate another (``derived_from``) are not compared twice. Where a metric counts nothing in some
+    documents of one model (a chain without an equation), the documents that both have are compared.
     """
     by_metric: dict[str, dict[str, Measurement]] = {}
     for name, measurements in measured.items():
@@ -65,7 +66,9 @@ def compare(
         ours = by_model[student]
         others = [name for name in by_model if name != student]
         pairs = [
-            statistics.paired_difference(ours.document_sums, by_model[name].document_sums, confidence=confidence)
+            statistics.paired_difference(
+                *common_documents(ours.document_sums, by_model[name].document_sums), confidence=confidence
+            )
             for name in others
         ]
         family = [name for name in others if name != teacher]
@@ -92,6 +95,16 @@ def compare(
     return comparisons
 
 
+def common_documents(*sums: statistics.DocumentSums) -> list[statistics.DocumentSums]:
+    """The sums on those documents where every one of them has a denominator above 0.
+
+    >>> common_documents({"a": (1.0, 1.0), "b": (1.0, 1.0)}, {"a": (0.0, 0.0), "b": (2.0, 1.0)})
+    [{'b': (1.0, 1.0)}, {'b': (2.0, 1.0)}]
+    """
+    shared = [name for name, (_, n) in sums[0].items() if n and all(name in s and s[name][1] for s in sums[1:])]
+    return [{name: one[name] for name in shared} for one in sums]
+
+
 def retention(
     measured: Mapping[str, Sequence[Measurement]], *, teacher: str | None, confidence: float = 0.95
 ) -> list[dict[str, Any]]:
@@ -113,21 +126,17 @@ def retention(
         students = [name for name in sums if name != teacher and metric in sums[name]]
         for name in students:
             ours = sums[name][metric]
-            if not theirs.value or ours.document_sums.keys() != theirs.document_sums.keys():
+            if not theirs.value:
                 continue
-            ratio = statistics.ratio_of_figures(ours.document_sums, theirs.document_sums, confidence=confidence)
-            gaps = {
-                other: asdict(
-                    statistics.gap_closed(
-                        ours.document_sums,
-                        theirs.document_sums,
-                        sums[other][metric].document_sums,
-                        confidence=confidence,
+            pair = common_documents(ours.document_sums, theirs.document_sums)
+            ratio = statistics.ratio_of_figures(*pair, confidence=confidence)
+            gaps = {}
+            for other in students:
+                if other != name:
+                    three = common_documents(
+                        ours.document_sums, theirs.document_sums, sums[other][metric].document_sums
                     )
-                )
-                for other in students
-                if other != name and sums[other][metric].document_sums.keys() == theirs.document_sums.keys()
-            }
+                    gaps[other] = asdict(statistics.gap_closed(*three, confidence=confidence))
             found.append({"metric": metric, "model": name, "teacher": teacher, **asdict(ratio), "gap_closed": gaps})
     return found
 

@@ -282,20 +282,22 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
 
 
 def _cost(context: RunContext) -> dict[str, Any]:
+    """Of what has been run; a capture that no training reads may not have been."""
     from distill_core.engine.cost import cost_of
     from distill_core.engine.metrics_file import MetricsFile
     from distill_core.store import store_info
 
     manifests = {stage.name: read_manifest(context.path(stage.name)) for stage in context.plan.stages}
+    done = {name: one for name, one in manifests.items() if one is not None and one.status == "finished"}
     stores = {}
     for capture in context.config.captures:
-        for directory in store_directories(context, capture.name):
-            name = f"{capture.name}/{directory.name}" if capture.joint else capture.name
-            stores[name] = store_info(directory)
+        if f"capture:{capture.name}" in done:
+            for directory in store_directories(context, capture.name):
+                name = f"{capture.name}/{directory.name}" if capture.joint else capture.name
+                stores[name] = store_info(directory)
     lines = {
         name: MetricsFile(context.path(f"train:{name}") / "metrics.jsonl").read() for name in context.config.trainings()
     }
-    done = {name: one for name, one in manifests.items() if one is not None and one.status == "finished"}
     return cost_of(done, stores, lines)
 
 

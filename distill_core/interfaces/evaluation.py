@@ -87,7 +87,8 @@ class Measurement:
         label: the metric's name for people; default: from ``metric``.
         aspect: what it is about, the section of the report it goes to: ``utility``, ``fidelity``, ``calibration``,
             ``reasoning``, ``diversity``, ``integrity``, ``fairness``, ``transfer``, ``continual``, ``distillation``,
-            ``cost``, or a name of your own; default: seen from what the metric is.
+            ``cost``, or a name of your own; default: the evaluator's own ``aspect``, if it has such an attribute, else
+            seen from what the metric is.
         primary: True where a report's verdict should speak of it.
         flags: what was found that forbids or weakens a claim.
     """

@@ -15,7 +15,7 @@ from distill_core.report.compare import NOT_COMPARABLE
 from distill_core.report.page import render_page
 from distill_core.report.summary import ALARMS, MARKS, STYLES
 from distill_core.report.svg import Interval, interval_chart
-from distill_core.report.text import MISSING, decimals, fixed, listing, number, p_value, short, visible
+from distill_core.report.text import MISSING, decimals, fixed, in_sentence, listing, number, p_value, short, visible
 from distill_core.report.verdict import Headline
 
 MOST_CHARTS = 4
@@ -48,12 +48,13 @@ def comparison_table(comparison: Mapping[str, Any]) -> RenderableType:
         Text(f"{flag['severity']}: {visible(flag['reason'])}", style=ALARMS.get(flag["severity"], "yellow"))
         for flag in comparison["flags"]
     ]
-    reasons = dict.fromkeys(
-        f"{entry['method']}, {metric['label'].lower()}: {NOT_COMPARABLE}, {entry['reason']}"
-        for metric in comparison["metrics"]
-        for entry in metric["entries"]
-        if entry.get("verdict") == NOT_COMPARABLE
-    )
+    refused: dict[str, list[str]] = {}
+    for metric in comparison["metrics"]:
+        for entry in metric["entries"]:
+            if entry.get("verdict") == NOT_COMPARABLE:
+                reason = f"{entry['method']}: {NOT_COMPARABLE}, {entry['reason']}"
+                refused.setdefault(reason, []).append(in_sentence(metric["label"]))
+    reasons = [f"{reason}: {listing(labels)}" for reason, labels in refused.items()]
     return Group(*parts, table, *(Text(visible(reason), style="dim") for reason in reasons))
 
 
@@ -96,7 +97,7 @@ def headline_of(comparison: Mapping[str, Any]) -> Headline:
         }
         groups: dict[str, list[str]] = {}
         for label, verdict in verdicts.items():
-            groups.setdefault(verdict, []).append(label.lower() if not label[:2].isupper() else label)
+            groups.setdefault(verdict, []).append(in_sentence(label))
         parts = [f"{verdict} in {listing(labels)}" for verdict, labels in groups.items()]
         said.append(f"{method['label']} against {reference}: {'; '.join(parts) or 'no primary metric in common'}.")
         tones |= groups.keys()

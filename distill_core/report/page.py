@@ -16,6 +16,9 @@ from distill_core.report.blocks import Figure, Section
 from distill_core.report.sections import Missing, View, record, sections_of
 from distill_core.report.text import visible
 
+MOST_FLAGS = 5
+"""Shown above the headline; all errors are."""
+
 LARGEST_BYTES = 5_000_000
 """A page is smaller than this; tests hold it to that."""
 
@@ -30,10 +33,13 @@ def render(content: Mapping[str, Any]) -> str:
     sections, missing = sections_of(view)
     results = view.results
     glance = charts.metric_figures(results, view.tone, charts.primary_metrics(results)[:2]) if results else []
+    errors = sum(flag["severity"] == "error" for flag in content["flags"])  # they come first
+    shown = content["flags"][: max(errors, MOST_FLAGS)]
     return render_page(
         title=content["name"],
         headline=content["headline"],
-        flags=content["flags"],
+        flags=shown,
+        more_flags=len(content["flags"]) - len(shown),
         notices=_notices(content),
         tone=view.tone,
         glance=glance,
@@ -52,6 +58,7 @@ def render_page(
     notices: Sequence[str],
     tone: Mapping[str, str],
     glance: Sequence[Figure],
+    more_flags: int = 0,
     sections: Sequence[Section],
     plugin_sections: Sequence[Mapping[str, str]] = (),
     record: Section | None = None,
@@ -63,6 +70,7 @@ def render_page(
         title: of the page.
         headline: a ``Headline``, or the same as a mapping.
         flags: shown in red above everything.
+        more_flags: how many more there are in the section on integrity.
         notices: sentences above the sections.
         tone: colour class per model.
         glance: charts beside the headline.
@@ -88,6 +96,7 @@ def render_page(
         script_hash=_digest(script),
         headline=headline,
         flags=flags,
+        more_flags=more_flags,
         notices=notices,
         tone=tone,
         glance=glance,

@@ -158,7 +158,7 @@ def _labels(drawn: Sequence[Series], x_of: Callable[[float], float], y_of: Calla
 def spread(heights: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
     """Sorted heights moved apart to at least ``gap``, kept between ``top`` and ``bottom`` where there is room.
 
-    >>> spread([10.0, 12.0, 50.0], 14, 0, 100), spread([98.0, 99.0], 14, 0, 100)
+    >>> spread([10.0, 12.0, 50.0], 14.0, 0.0, 100.0), spread([98.0, 99.0], 14.0, 0.0, 100.0)
     ([10.0, 24.0, 50.0], [86.0, 100.0])
     """
     found: list[float] = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill_core.report.text import difference, figure, listing, number, share, short, times
+from distill_core.report.text import difference, figure, in_sentence, listing, number, share, short, times
 
 ONE_SEED = (
     "Intervals cover the choice of held-out documents, not the training seed: the verdict is about these trained "
@@ -118,7 +118,7 @@ def _verdict(student: str, baselines: list[str], primary: list[Any], results: Ma
     against = listing(baselines)
     subject = _name(student)
     if kinds == {"better"}:
-        labels = list(dict.fromkeys(_lower(_metric(results, c)["label"]) for c in primary))
+        labels = list(dict.fromkeys(in_sentence(_metric(results, c)["label"]) for c in primary))
         both = "on both " if len(labels) == 2 else "on "
         return Headline("good", f"{subject} beats {against} {both}{listing(labels)}.", details)
     if kinds == {"undecidable"}:
@@ -134,14 +134,13 @@ def _name(name: str, *, first: bool = True) -> str:
     return ("The " if first else "the ") + name if name == "student" else name
 
 
-def _lower(label: str) -> str:
-    """A label inside a sentence: lower case, but not an abbreviation."""
-    return label if label[:2].isupper() else label[:1].lower() + label[1:]
-
-
 def _detail(comparison: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
     """One comparison as a sentence: how far apart, how sure."""
-    shown, baseline, label = difference(comparison, metric["unit"]), comparison["baseline"], _lower(metric["label"])
+    shown, baseline, label = (
+        difference(comparison, metric["unit"]),
+        comparison["baseline"],
+        in_sentence(metric["label"]),
+    )
     unit = f" {metric['unit']}" if metric["unit"] not in ("", "fraction") else ""
     figures = [f"{shown['value']}{unit}"]
     figures += [f"interval {shown['interval']}"] if shown["interval"] else []
@@ -197,7 +196,7 @@ def _duration(seconds: float) -> str:
 def _given_up(results: Mapping[str, Any], student: str, teacher: str) -> list[str]:
     ours, theirs = results["models"][student], results["models"][teacher]
     prices = [
-        f"{_lower(metric['label'])} {figure(metric)['value']} where the teacher has "
+        f"{in_sentence(metric['label'])} {figure(metric)['value']} where the teacher has "
         f"{figure(theirs['metrics'][name])['value']}"
         for name, metric in ours["metrics"].items()
         if metric["primary"] and name in theirs["metrics"]

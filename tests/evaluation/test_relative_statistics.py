@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from distill_core.engine.resampling import jackknife_sums, paired_bootstrap
+from distill_core.engine.results import compare, retention, transfer
 from distill_core.engine.statistics import (
     benjamini_hochberg,
     estimate,
@@ -18,6 +20,7 @@ from distill_core.engine.statistics import (
     paired_seeds,
     ratio_of_figures,
 )
+from distill_core.interfaces import Measurement
 
 Sums = dict[str, tuple[float, float]]
 
@@ -163,3 +166,46 @@ def test_seeds_are_paired_like_a_t_test() -> None:
     assert found.n_documents == 5
     with pytest.raises(ValueError, match="same seeds"):
         paired_seeds({0: 1.0}, {1: 1.0})
+
+
+def measurement(metric: str, sums: Sums, *, higher: bool = True) -> Measurement:
+    return Measurement(metric, estimate(sums).value, "", len(sums), higher, sums, {})
+
+
+def test_models_that_count_in_different_documents_are_compared_on_those_they_share() -> None:
+    """A chain without an equation has no step to judge: the other model's document is left out, and no error raised."""
+    ours = {"a": (1.0, 2.0), "b": (2.0, 2.0), "c": (0.0, 0.0), "d": (1.0, 3.0)}
+    theirs = {"a": (2.0, 2.0), "b": (2.0, 3.0), "c": (1.0, 1.0)}
+    given = {"student": [measurement("steps", ours)], "teacher": [measurement("steps", theirs)]}
+    (entry,) = compare(given, student="student", teacher="teacher")
+    assert entry["n_documents"] == 2 and entry["difference"] == pytest.approx(3 / 4 - 4 / 5)
+    (kept,) = retention(given, teacher="teacher")
+    assert kept["value"] == pytest.approx((3 / 4) / (4 / 5)) and kept["n_documents"] == 2 and kept["gap_closed"] == {}
+    nothing = {"student": [measurement("steps", {"x": (1.0, 1.0)})], "teacher": [measurement("steps", theirs)]}
+    (entry,) = compare(nothing, student="student", teacher="teacher")
+    assert entry["verdict"] == "undecidable"
+    (kept,) = retention(nothing, teacher="teacher")
+    assert math.isnan(kept["value"])
+
+
+def test_retention_and_gaps_of_several_students() -> None:
+    student, teacher, baseline = three_models()
+    given = {n: [measurement("loss", s, higher=False)] for n, s in
+             (("teacher", teacher), ("student", student), ("base", baseline))}  # fmt: skip
+    found = {entry["model"]: entry for entry in retention(given, teacher="teacher")}
+    assert set(found) == {"student", "base"}
+    assert found["student"]["gap_closed"]["base"]["value"] == gap_closed(student, teacher, baseline).value
+    assert retention(given, teacher=None) == []
+
+
+def test_transfer_needs_two_architectures() -> None:
+    def model(layers: int, loss: float, role: str = "student") -> dict[str, Any]:
+        metrics = {"loss": {"value": loss, "higher_is_better": False}}
+        return {"role": role, "architecture": "A", "layers": layers, "hidden_size": 8, "metrics": metrics}
+
+    assert transfer({"a": model(2, 1.0), "b": model(2, 2.0)}) == []
+    assert transfer({"a": model(2, 1.0), "t": model(4, 2.0, "teacher")}) == []
+    (found,) = transfer({"a": model(2, 1.0), "b": model(4, 2.0), "c": model(4, 4.0)})
+    assert found["values"] == {"a": 1.0, "b": 2.0, "c": 4.0} and found["worst"] == 4.0
+    assert found["mean"] == pytest.approx(7 / 3) and found["spread"] == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert transfer({"a": model(2, 1.0), "b": model(4, math.nan)}) == []

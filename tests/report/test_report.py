@@ -341,3 +341,81 @@ def test_summary_table(run: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
     assert page_of(run) == page_of(run)
+
+
+def test_what_is_kept_of_the_teacher_and_what_it_takes(run: Path, tmp_path: Path) -> None:
+    """Retention, transfer, memory and metrics of the data, as the evaluation writes them."""
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    found = results()
+    gap = {"value": 0.19, "standard_error": 0.02, "interval": [0.15, 0.23], "n_documents": 14, "reason": ""}
+    none = {**gap, "value": None, "interval": [None, None], "reason": "the teacher is not told from the baseline"}
+    found["retention"] = [
+        {
+            "metric": name,
+            "model": "student",
+            "teacher": "teacher",
+            **gap,
+            "value": 0.5,
+            "gap_closed": {"hard-labels": one},
+        }
+        for name, one in (("cross_entropy", gap), ("accuracy", none))
+    ]
+    shape = ["A, 8 layers, 576 wide", "A, 4 layers, 576 wide"]
+    found["transfer"] = [
+        {"metric": "accuracy", "architectures": shape, "values": {}, "mean": 0.25, "spread": 0.01, "worst": 0.2}
+    ]
+    for one in found["efficiency"]["models"].values():
+        one |= {"peak_bytes": 2_000_000_000, "weight_bytes": 226_000_000}
+    found["data"]["metrics"] = {
+        "distinct": {**found["models"]["student"]["metrics"]["accuracy"], "label": "Distinct-2"}
+    }
+    write_json(directory / "evaluate" / "results.json", found)
+    text = re.sub(r"[ \n]+", " ", " ".join(Structure(page_of(directory)).text))
+    for expected in (
+        "Gap to the teacher closed from hard-labels",
+        "19.0\u202f% 15.0 to 23.0",
+        "\u2013 the teacher is not told from the baseline",
+        "A, 8 layers, 576 wide; A, 4 layers, 576 wide",
+        "Peak memory 2 GB",
+        "Distinct-2",
+    ):
+        assert expected in text, expected
+
+
+def test_metrics_go_to_the_section_of_their_aspect(run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    found = results()
+    metric = {**found["models"]["student"]["metrics"]["accuracy"], "primary": False}
+    groups = {"groups": [{"group": "a<b", "n": 4, "accuracy": 0.25}, {"group": "c", "n": 9, "accuracy": None}]}
+    for name, aspect in (("gap", "fairness"), ("chain", "reasoning"), ("smell", "odour")):
+        detail = groups if name == "gap" else {}
+        found["models"]["student"]["metrics"][name] = {
+            **metric,
+            "label": f"The {name}",
+            "aspect": aspect,
+            "detail": detail,
+        }
+    write_json(directory / "evaluate" / "results.json", found)
+    page = page_of(directory)
+    for name, anchor in (("gap", "fairness"), ("chain", "reasoning"), ("smell", "aspect-")):
+        section = page[page.index(f'id="{anchor}') :]
+        assert f"The {name}" in section[: section.index("</section>")], name
+    assert "<bdi>Odour</bdi></h2>" in page and "a&lt;b" in page and "The gap: groups, student" in page
+    missing = page[page.index('id="missing"') :]
+    assert "Fairness" not in missing and "Diversity" in missing
+
+
+def test_many_flags_leave_the_first_screen_to_the_answers(run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    found = results()
+    found["flags"] = [{"flag": f"low-{i}", "severity": "warning", "reason": f"Weak {i}."} for i in range(9)]
+    found["flags"].append({"flag": "leak", "severity": "error", "reason": "It leaks."})
+    write_json(directory / "evaluate" / "results.json", found)
+    page = page_of(directory)
+    head = page[: page.index("<h1")]
+    assert "It leaks." in head and head.index("It leaks.") < head.index("Weak 0.") and "Weak 4." not in head
+    assert "5 more warnings stand under" in head
+    assert all(f"Weak {i}." in page[page.index('id="integrity"') :] for i in range(9))

@@ -35,7 +35,7 @@ SECTIONS: tuple[SectionFunction, ...] = (
     aspects.of("diversity"),
     integrity.section,
     aspects.of("fairness"),
-    aspects.of("transfer"),
+    aspects.transfer_section,
     aspects.of("continual"),
     aspects.of("distillation"),
     cost.section,

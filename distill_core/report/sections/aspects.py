@@ -10,7 +10,7 @@ from distill_core.report.blocks import Block, Cell, Column, Figures, Prose, Sect
 from distill_core.report.fidelity import fidelity
 from distill_core.report.sections.view import ASPECTS, DRAWN, Missing, View
 from distill_core.report.summary import metric_rows
-from distill_core.report.text import MISSING, fixed, number
+from distill_core.report.text import MISSING, figure, fixed, number
 
 MOST_ROWS = 40
 """Longer details stay in ``report.json``."""
@@ -54,6 +54,29 @@ def _why(aspect: str, view: View) -> str:
     return "no evaluator measured it: name one under evaluate.evaluators (distill plugins list shows them)"
 
 
+def transfer_section(view: View) -> Answer:
+    """Each metric over students of several architectures."""
+    found = (view.results or {}).get("transfer") or []
+    names = view.aspects.get("transfer", [])
+    if not found and not names:
+        return Missing(ASPECTS["transfer"], "this needs students of several architectures or sizes in one evaluation")
+    labels = ("Metric", "Mean", "Spread", "Worst", "Architectures")
+    columns = [Column(label, number=0 < index < 4) for index, label in enumerate(labels)]
+    described = metric_rows(view.results or {"models": {}})
+    rows = [
+        [
+            Cell(described[one["metric"]]["label"] if one["metric"] in described else one["metric"]),
+            *(_cell(one[key]) for key in ("mean", "spread", "worst")),
+            Cell("; ".join(one["architectures"])),
+        ]
+        for one in found
+    ]
+    blocks: list[Block] = [Table("Over students of several shapes; spread: standard deviation.", columns, rows)]
+    return Section(
+        "transfer", ASPECTS["transfer"], (blocks if found else []) + (aspect_blocks(view, names) if names else [])
+    )
+
+
 def fidelity_section(view: View) -> Answer:
     """Fidelity says besides whether the student is a copy of its teacher, or only useful."""
     found = _section("fidelity", view)
@@ -70,6 +93,8 @@ def _details(results: Mapping[str, Any], names: Sequence[str]) -> list[Block]:
     """Further series of a metric's ``detail``: flat dictionaries side by side by model, lists of them as tables."""
     blocks: list[Block] = []
     described = metric_rows(results)
+    split = _split(results, names)
+    blocks += [split] if split is not None else []
     for name in names:
         by_model = {m: e["metrics"][name]["detail"] for m, e in results["models"].items() if name in e["metrics"]}
         for key in dict.fromkeys(key for detail in by_model.values() for key in detail if key not in DRAWN):
@@ -79,12 +104,39 @@ def _details(results: Mapping[str, Any], names: Sequence[str]) -> list[Block]:
     return blocks
 
 
+def _split(results: Mapping[str, Any], names: Sequence[str]) -> Table | None:
+    """Parts of metrics (where the teacher is right, ...), as figures of their own: one row each."""
+    described, rows, models = metric_rows(results), [], list(results["models"])
+    for name in names:
+        details = {m: e["metrics"][name]["detail"] for m, e in results["models"].items() if name in e["metrics"]}
+        for key in dict.fromkeys(k for detail in details.values() for k, part in detail.items() if _part(part)):
+            cells = [Cell(described[name]["label"], key.replace("_", " "))]
+            for model in models:
+                part = details.get(model, {}).get(key)
+                cells.append(_part_cell(part, described[name]["unit"]) if _part(part) else Cell(MISSING))
+            rows.append(cells)
+    if not rows:
+        return None
+    columns = [Column("Part"), *(Column(model, number=True, model=model) for model in models)]
+    return Table("Metrics apart for parts of the rows; \u00b1 is one standard error.", columns, rows)
+
+
+def _part(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"value", "standard_error"} <= value.keys()
+
+
+def _part_cell(part: Mapping[str, Any], unit: str) -> Cell:
+    shown = figure({"interval": (None, None), **part, "unit": unit})
+    count = f"n = {part['n']:,}" if isinstance(part.get("n"), int) else ""
+    return Cell(f"{shown['value']} {shown['error']}".strip(), count, sort=number(part["value"]))
+
+
 def _side_by_side(found: Mapping[str, Any], caption: str) -> list[Block]:
     """``{group: number}`` of several models."""
     flat = {
         model: value
         for model, value in found.items()
-        if isinstance(value, Mapping) and value and all(_scalar(entry) for entry in value.values())
+        if isinstance(value, Mapping) and value and not _part(value) and all(_scalar(entry) for entry in value.values())
     }
     keys = list(dict.fromkeys(key for value in flat.values() for key in value))
     if not keys or len(keys) > MOST_ROWS:

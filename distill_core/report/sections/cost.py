@@ -43,9 +43,10 @@ def _running(results: Mapping[str, Any]) -> Table:
     for label, key in (("Reads", "prefill"), ("Writes", "decode")):
         if speed:
             row(label, "tokens/s, slowest to fastest round", lambda n, key=key: _speed(speed.get(n), key))  # type: ignore[misc]
-    memory = {n: s["peak_memory_bytes"] for n, s in speed.items() if s.get("peak_memory_bytes")}
-    if memory:
-        row("Peak memory", "", lambda n: Cell(size(memory[n]) if n in memory else MISSING))
+    for label, key in (("Weights in memory", "weight_bytes"), ("Peak memory", "peak_bytes")):
+        held = {name: one[key] for name, one in speed.items() if isinstance(one.get(key), int | float)}
+        if held:
+            row(label, "", lambda n, held=held: _bytes(held.get(n)))  # type: ignore[misc]
     caption = "Size and speed"
     if efficiency:
         settings = results["settings"]
@@ -56,6 +57,10 @@ def _running(results: Mapping[str, Any]) -> Table:
         )
     columns = [Column("Cost"), *(Column(name, number=True, model=name) for name in models)]
     return Table(f"{caption}.", columns, rows)
+
+
+def _bytes(value: float | None) -> Cell:
+    return Cell(MISSING) if value is None else Cell(size(value), sort=value)
 
 
 def _speed(speed: Mapping[str, Any] | None, key: str) -> Cell:

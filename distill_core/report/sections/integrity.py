@@ -21,7 +21,7 @@ def section(view: View) -> Section:
             Cell("flagged", verdict="flagged"),
             Cell(flag["reason"]),
         ]
-        for flag in (view.results or {}).get("flags", [])
+        for flag in view.content.get("flags", [])
         if flag["flag"] not in own
     ]
     caption = "Checks of what the run recorded; what each looks at is in the documentation of the report."

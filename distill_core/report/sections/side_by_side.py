@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from distill_core.report import charts
-from distill_core.report.blocks import Absent, Figures, Section
+from distill_core.report.blocks import Absent, Block, Figures, Section
+from distill_core.report.sections import retention
 from distill_core.report.sections.view import View, held_out_caption
 
 
@@ -14,6 +15,8 @@ def section(view: View) -> Section:
     useful = view.aspects.get("utility", [])
     primary = [name for name in charts.primary_metrics(results) if name not in useful]
     names = [*useful, *primary]
-    blocks = [view.metric_table(names, held_out_caption(results))]
+    blocks: list[Block] = [view.metric_table(names, held_out_caption(results))]
+    kept = retention.table(view)
+    blocks += [kept] if kept is not None else []
     figures = charts.position_figures(results, view.tone, useful)
     return Section("results", "Side by side", [*blocks, *([Figures(figures)] if figures else [])])

@@ -27,6 +27,8 @@ class Answers:
     - ``answer_accuracy``, where ``trained_way`` is given: each model asked in the way it was trained for.
     """
 
+    aspect = "reasoning"
+
     def __init__(self, options: AnswersOptions) -> None:
         self.options = options
 

@@ -32,6 +32,8 @@ class Calibration:
     chance gives to a perfectly calibrated model; compare models on the same rows.
     """
 
+    aspect = "calibration"
+
     def __init__(self, options: CalibrationOptions | None = None) -> None:
         self.options = options or CalibrationOptions()
 

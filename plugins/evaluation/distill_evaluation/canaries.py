@@ -42,6 +42,8 @@ class Canaries:
     ``memorised-canary``. The transform ``plant-canaries`` puts the same file into the training data.
     """
 
+    aspect = "integrity"
+
     def __init__(self, options: CanariesOptions) -> None:
         self.options = options
 

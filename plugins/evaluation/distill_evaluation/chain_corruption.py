@@ -28,6 +28,8 @@ class ChainCorruption:
     ``foreign`` is the next question's.
     """
 
+    aspect = "reasoning"
+
     def __init__(self, options: ChainCorruptionOptions) -> None:
         self.options = options
 

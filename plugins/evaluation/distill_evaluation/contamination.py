@@ -27,6 +27,8 @@ class Contamination:
     Case and punctuation do not matter. A translation or a paraphrase is found by none but a good encoder.
     """
 
+    aspect = "integrity"
+
     def __init__(self, options: ContaminationOptions | None = None) -> None:
         self.options = options or ContaminationOptions()
 

@@ -16,3 +16,7 @@ class NegativeFlipsOptions(Options):
     bound_nat: NonNegativeFloat = Field(
         default=0.02, description="KL(new || old) above which a row would be labelled anew, as capture.update does"
     )
+
+    def files(self) -> list[str]:
+        """What the result depends on beside the options."""
+        return list(self.before.values())

@@ -14,7 +14,7 @@ from distill_evaluation import diversity_measures as measures
 from distill_evaluation.diversity_options import DiversityOptions
 from distill_evaluation.text_vectors import vectors_of, words
 from distill_evaluation.texts import training_texts
-from distill_evaluation.writing import drawn, held_out_prompts
+from distill_evaluation.writing import Prompt, drawn, held_out_prompts
 
 UNLABELLED = "(unlabelled)"
 
@@ -36,6 +36,8 @@ class Diversity:
     jackknife's, leaving out documents. Variety is no quality: random letters have much of it.
     """
 
+    aspect = "diversity"
+
     def __init__(self, options: DiversityOptions | None = None) -> None:
         self.options = options or DiversityOptions()
 
@@ -47,8 +49,10 @@ class Diversity:
         if context.labels:
             raise SignalError("diversity lets the model write, but this one tells classes apart")
         options = self.options
-        prompts = list({p.document: p for p in reversed(held_out_prompts(context, options.prefix_tokens))}.values())
-        prompts = prompts[::-1][: options.texts]
+        first: dict[str, Prompt] = {}
+        for prompt in held_out_prompts(context, options.prefix_tokens):
+            first.setdefault(prompt.document, prompt)
+        prompts = list(first.values())[: options.texts]
         written = drawn(
             context,
             [(prompt.key, prompt.ids) for prompt in prompts],
@@ -102,7 +106,9 @@ class Diversity:
             values = {document: str(record.get(field) or UNLABELLED) for document, record in records}
             counts = Counter(values.values())
             if set(counts) == {UNLABELLED}:
-                raise SignalError(f"diversity: no training record has the field {field!r}")
+                raise SignalError(
+                    f"diversity: no training record has the field {field!r}: keep it (`fields` of the source)"
+                )
             value = measures.effective_number(list(counts.values()))
             without = {group: measures.effective_number(list((counts - Counter([group])).values())) for group in counts}
             sums = jackknife_sums(value, {document: without[group] for document, group in values.items()})

@@ -30,3 +30,7 @@ class DiversityOptions(Options):
     max_new_tokens: PositiveInt = Field(default=32, description="tokens written at most after each prompt")
     temperature: PositiveFloat = Field(default=1.0, description="at which outputs are drawn")
     seed: NonNegativeInt = Field(default=0, description="seed of what is drawn, the same for every model")
+
+    def files(self) -> list[str]:
+        """What the result depends on beside the options."""
+        return [] if self.encoder is None else [self.encoder]

@@ -40,6 +40,8 @@ class Fidelity:
     normalised over the effective vocabulary too. Computed in fp32 and summed in fp64.
     """
 
+    aspect = "fidelity"
+
     def __init__(self, options: FidelityOptions | None = None) -> None:
         self.options = options or FidelityOptions()
 

@@ -21,13 +21,16 @@ class GroupFairness:
 
     - ``worst_group_cross_entropy``, ``worst_group_accuracy``: of the group with the worst figure (Sagawa et al., arXiv
       1911.08731).
-    - ``group_gap_cross_entropy``, ``group_gap_accuracy``: worst minus best group, never negative. Errors by the
-      jackknife over documents, worst and best chosen anew each time.
+    - ``group_gap_cross_entropy``, ``group_gap_accuracy``: worst minus best group, never negative.
+
+    Errors by the jackknife over documents, worst and best group chosen anew each time.
 
     How much a student amplifies the teacher's gap stands in the results under ``retention`` of the gap: student /
     teacher. The more groups and the fewer documents in them, the larger is a gap by chance alone: ``detail["groups"]``
     has each group with its error.
     """
+
+    aspect = "fairness"
 
     def __init__(self, options: GroupFairnessOptions | None = None) -> None:
         self.options = options or GroupFairnessOptions()
@@ -45,7 +48,8 @@ class GroupFairness:
         if sum(size >= self.options.min_documents for size in sizes.values()) < 2:
             raise SignalError(
                 f"group-fairness compares groups of at least {self.options.min_documents} documents, but by the field "
-                f"{field!r} the held-out documents are in {dict(sizes)}: name another field, or hold out more documents"
+                f"{field!r} the held-out documents are in {dict(sizes)}: keep the field (`fields` of the "
+                "source), name another, or hold out more documents"
             )
         return _GroupRows(groups, self.options.min_documents, "nat/row" if context.labels else "nat/token")
 
@@ -77,20 +81,22 @@ class _GroupRows:
         if len(compared) < 2:
             return []
         value, worst = gap(compared, higher)
-        left_out = {}
+        left_out, worst_left_out = {}, {}
         for group, own in compared.items():
             for document in own:
                 rest = {name: pair for name, pair in own.items() if name != document}
                 others = {name: pairs for name, pairs in compared.items() if name != group}
-                left_out[document] = gap({**others, **({group: rest} if rest else {})}, higher)[0]
+                kept = {**others, **({group: rest} if rest else {})}
+                left_out[document], lowest = gap(kept, higher)
+                worst_left_out[document] = estimate(kept[lowest]).value
         detail = {"worst": worst, "groups": {group: _group(own) for group, own in compared.items()}}
         detail["left_out"] = sorted(members.keys() - compared.keys())
         n = round(sum(count for own in compared.values() for _, count in own.values()))
-        own = compared[worst]
+        lowest_value = estimate(compared[worst]).value
         return [
             Measurement(
-                f"worst_group_{metric}", estimate(own).value, unit, round(sum(c for _, c in own.values())), higher,
-                own, detail, label=f"Worst group's {label}",
+                f"worst_group_{metric}", lowest_value, unit, n, higher, jackknife_sums(lowest_value, worst_left_out),
+                detail, label=f"Worst group's {label}",
             ),
             Measurement(
                 f"group_gap_{metric}", value, unit, n, False, jackknife_sums(value, left_out), detail,

@@ -30,6 +30,8 @@ class Harness:
     ``detail["harness"]`` has the harness's own figure and standard error, to the last digit.
     """
 
+    aspect = "utility"
+
     def __init__(self, options: HarnessOptions) -> None:
         self.options = options
 
@@ -128,7 +130,6 @@ def _of_task(
             detail,
             transform=transform,
             label=f"{task}: {name.replace('_', ' ')}",
-            aspect="utility",
             primary=first,
         )
         first = False

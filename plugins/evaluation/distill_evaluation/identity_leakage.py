@@ -25,6 +25,8 @@ class IdentityLeakage:
     the question itself does not count.
     """
 
+    aspect = "distillation"
+
     def __init__(self, options: IdentityLeakageOptions | None = None) -> None:
         self.options = options or IdentityLeakageOptions()
         if self.options.teacher is not None and self.options.teacher not in self.options.names:

@@ -19,6 +19,10 @@ class ContaminationOptions(Options):
     )
     near_duplicate: float = Field(default=0.95, gt=0, le=1, description="cosine from which a document is a near copy")
 
+    def files(self) -> list[str]:
+        """What the result depends on beside the options."""
+        return [] if self.encoder is None else [self.encoder]
+
 
 class MembershipInferenceOptions(Options):
     """Options of ``membership-inference``."""
@@ -37,6 +41,10 @@ class CanaryFile(Options):
     path: str = Field(
         description="JSON Lines file: {`canary`: text with {} where the secret stands, `secret`: e.g. 4821}"
     )
+
+    def files(self) -> list[str]:
+        """What the result depends on beside the options."""
+        return [self.path]
 
 
 class CanariesOptions(CanaryFile):

@@ -39,5 +39,9 @@ class IdentityLeakageOptions(Options):
         description="words by whom they name; whole words, case aside",
     )
     teacher: str | None = Field(default=None, description="which of the names is the teacher's")
-    max_new_tokens: PositiveInt = Field(default=32, description="tokens of an answer at most")
+    max_new_tokens: PositiveInt = Field(default=24, description="tokens of an answer at most")
     batch_prompts: PositiveInt = Field(default=16, description="questions answered at a time")
+
+    def files(self) -> list[str]:
+        """What the result depends on beside the options."""
+        return [] if self.prompts is None else [self.prompts]

@@ -35,6 +35,8 @@ class MembershipInference:
     the teacher, which was not trained on either here, shows how much of it; compare with it.
     """
 
+    aspect = "integrity"
+
     def __init__(self, options: MembershipInferenceOptions | None = None) -> None:
         self.options = options or MembershipInferenceOptions()
 

@@ -28,6 +28,8 @@ class NegativeFlips:
       (``capture.update``) would capture anew if it saw the whole distribution.
     """
 
+    aspect = "continual"
+
     def __init__(self, options: NegativeFlipsOptions) -> None:
         self.options = options
 

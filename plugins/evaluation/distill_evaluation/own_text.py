@@ -36,6 +36,8 @@ class OwnText:
     ones. A document is the sequence's, so standard errors are clustered by it.
     """
 
+    aspect = "fidelity"
+
     def __init__(self, options: OwnTextOptions | None = None) -> None:
         self.options = options or OwnTextOptions()
 

@@ -19,6 +19,8 @@ class PassAtK:
     question's document; what was drawn is part of them.
     """
 
+    aspect = "reasoning"
+
     def __init__(self, options: PassAtKOptions) -> None:
         self.options = options
 

@@ -25,6 +25,8 @@ class ResponseSimilarity:
     does not use).
     """
 
+    aspect = "distillation"
+
     def __init__(self, options: ResponseSimilarityOptions | None = None) -> None:
         self.options = options or ResponseSimilarityOptions()
         self._teachers: tuple[Any, list[list[int]]] | None = None

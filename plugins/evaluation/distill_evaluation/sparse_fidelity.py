@@ -36,6 +36,8 @@ class SparseFidelity:
     A threshold sample is read as its exact head and the rest. Split by teacher right and wrong as in ``fidelity``.
     """
 
+    aspect = "fidelity"
+
     def __init__(self, options: SparseFidelityOptions | None = None) -> None:
         self.options = options or SparseFidelityOptions()
         self._asked: tuple[Any, RowTarget] | None = None

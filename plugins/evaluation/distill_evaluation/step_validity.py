@@ -28,6 +28,8 @@ class StepValidity:
     side is false. True steps can still be the wrong ones: see ``answers``.
     """
 
+    aspect = "reasoning"
+
     def __init__(self, options: StepValidityOptions) -> None:
         self.options = options
 

@@ -26,6 +26,8 @@ class SyntheticProbes:
     fact about the corpus. Compare student with teacher (``retention``); for real text use ``group-fairness``.
     """
 
+    aspect = "fairness"
+
     def __init__(self, options: SyntheticProbesOptions | None = None) -> None:
         self.options = options or SyntheticProbesOptions()
 

@@ -41,6 +41,8 @@ class TemperatureScaling:
       ``detail["before"]`` has the figure before it on the same rows.
     """
 
+    aspect = "calibration"
+
     def __init__(self, options: TemperatureScalingOptions | None = None) -> None:
         self.options = options or TemperatureScalingOptions()
 
