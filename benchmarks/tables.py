@@ -53,7 +53,7 @@ def body(result: dict[str, Any]) -> str:
 
         return table(result)
     if result["benchmark"] == "dataset_distillation":
-        from benchmarks.dataset_distillation import table
+        from benchmarks.dataset_table import table
 
         return table(result)
     return f"{result['title']} {result['machine']}.\n\n{timed(result)}"
@@ -117,10 +117,15 @@ def renewed(page: str) -> str:
 
 def main(words: list[str]) -> None:
     """Rewrite docs/benchmarks.md and the plots; with `--check`, say whether that would change anything."""
-    from benchmarks import bias_plot, quality_plot
+    from benchmarks import bias_plot, dataset_plot, quality_plot
 
     new = {PAGE: renewed(PAGE.read_text(encoding="utf-8"))}
-    for name, plot in (("gradient_quality", quality_plot), ("target_bias", bias_plot)):
+    plots = (
+        ("gradient_quality", quality_plot),
+        ("target_bias", bias_plot),
+        ("dataset_distillation_digits", dataset_plot),
+    )
+    for name, plot in plots:
         if (RESULTS / f"{name}.json").exists():
             new[plot.PICTURE] = plot.picture(load(RESULTS / f"{name}.json"))
     stale = [path for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text]

@@ -10,7 +10,7 @@ The next-token shift is applied once, in :meth:`TokenBatch.rows`; teachers and o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -160,6 +160,27 @@ class TokenBatch:
             labels_BT=labels_BT,
             weights_BT=weights_BT,
             per_token={},
+        )
+
+    def take(self, indices: Sequence[int]) -> TokenBatch:
+        """The sequences of these indices, in their order, as a batch of their own (keeps the padding width)."""
+        chosen = list(indices)
+
+        def names(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[index] for index in chosen) if values else values
+
+        return replace(
+            self,
+            input_ids_BT=self.input_ids_BT[chosen],
+            attention_mask_BT=self.attention_mask_BT[chosen],
+            labels_BT=self.labels_BT[chosen],
+            keys=names(self.keys),
+            documents=names(self.documents),
+            weights_BT=None if self.weights_BT is None else self.weights_BT[chosen],
+            domains=names(self.domains),
+            per_token={name: value[chosen] for name, value in self.per_token.items()},
+            per_sequence={name: value[chosen] for name, value in self.per_sequence.items()},
+            inputs={name: value[chosen] for name, value in self.inputs.items()},
         )
 
     def select_sequences(self, start: int, stop: int) -> TokenBatch:

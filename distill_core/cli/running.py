@@ -16,52 +16,51 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only errors and
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (run, capture, synthesize, select, train, evaluate, report, doctor, version):
+    from distill_core.cli.compare import compare
+    from distill_core.cli.evaluate import evaluate
+
+    for command in (run, capture, synthesize, select, train, evaluate, report, compare, doctor, version):
         app.command()(command)
 
 
 def run(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Run every stage; what is finished is reused, what was interrupted resumes."""
-    _run(file, set_, quiet, None)
+    run_upto(file, set_, quiet, None)
 
 
 def capture(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Run the captures, and the stages they need if those are not finished."""
-    _run(file, set_, quiet, "capture")
+    run_upto(file, set_, quiet, "capture")
 
 
 def synthesize(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Run the synthesizer of the run file."""
-    _run(file, set_, quiet, "synthesize")
+    run_upto(file, set_, quiet, "synthesize")
 
 
 def select(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Choose the training sequences, and run the stages that this needs if those are not finished."""
-    _run(file, set_, quiet, "select")
+    run_upto(file, set_, quiet, "select")
 
 
 def train(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Run the trainings, and the stages they need if those are not finished."""
-    _run(file, set_, quiet, "train")
-
-
-def evaluate(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
-    """Run the evaluation, and the stages it needs if those are not finished."""
-    _run(file, set_, quiet, "evaluate")
+    run_upto(file, set_, quiet, "train")
 
 
 def report(file: RunFile, set_: Set = None, quiet: Quiet = False) -> None:
     """Write the report, and run the stages it needs if those are not finished."""
-    _run(file, set_, quiet, "report")
+    run_upto(file, set_, quiet, "report")
 
 
-def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None) -> None:
+def run_upto(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None) -> None:
+    """Run the stages of a run file up to a kind (None: all), then print what there is to see."""
     from distill_core.engine.progress import Progress
     from distill_core.engine.run import run as run_stages
     from distill_core.engine.validate import load_run_file
     from distill_core.registry import get_registry
 
-    _quiet_libraries(quiet)
+    quiet_libraries(quiet)
     registry = get_registry()
     checked = load_run_file(file, overrides or (), registry=registry)
     if upto == "synthesize" and checked.config.synthesize is None:
@@ -77,11 +76,11 @@ def _run(file: Path, overrides: list[str] | None, quiet: bool, upto: str | None)
     if result.nothing_done:
         typer.echo(f"{checked.config.name}: everything was finished already; nothing was done")
     if upto in (None, "evaluate", "report"):
-        _print_summary(result.directory / "evaluate" / "results.json", result.report if upto != "evaluate" else None)
+        print_summary(result.directory / "evaluate" / "results.json", result.report if upto != "evaluate" else None)
 
 
-def _print_summary(results: Path, report: Path | None) -> None:
-    """The table of the evaluation and the path of the report."""
+def print_summary(results: Path, report: Path | None) -> None:
+    """The table of the evaluation, what the report flags, and its path."""
     import json
 
     from rich.console import Console
@@ -89,11 +88,12 @@ def _print_summary(results: Path, report: Path | None) -> None:
     from distill_core.report.summary import summary_table
 
     width = None if sys.stdout.isatty() else 120
-    content = json.loads(results.read_text(encoding="utf-8"))
-    Console(width=width, soft_wrap=False).print(summary_table(content, report=report))
+    found = json.loads(results.read_text(encoding="utf-8"))
+    content = None if report is None else json.loads(report.with_name("report.json").read_text(encoding="utf-8"))
+    Console(width=width, soft_wrap=False).print(summary_table(found, report=report, content=content))
 
 
-def _quiet_libraries(quiet: bool) -> None:
+def quiet_libraries(quiet: bool) -> None:
     """Libraries speak of errors alone, and show bars only to someone who watches; the environment has the last word."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if quiet or not sys.stderr.isatty():

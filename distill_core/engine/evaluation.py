@@ -7,55 +7,45 @@ and document with (sum, denominator), from which every figure can be recomputed 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill_core.config import EvaluateConfig
-from distill_core.engine import generation, statistics
+from distill_core.engine import statistics
 from distill_core.engine.data import TokenDataset
-from distill_core.engine.results import compare, figures, finite, write_documents
+from distill_core.engine.disagreements import Disagreements
+from distill_core.engine.evaluated_models import (
+    EvaluationTarget,
+    LoadedModel,
+    describe,
+    efficiency,
+    generations,
+    load,
+    shown_task,
+)
+from distill_core.engine.results import compare, figures, finite, flags_of, retention, transfer, write_documents
 from distill_core.engine.row_pass import row_pass, scorer_of
-from distill_core.engine.tasks import auto_class, labels_of, reads_text
-from distill_core.errors import DataError, DistillError, PluginError, SignalError, VocabularyError
+from distill_core.engine.tasks import labels_of
+from distill_core.errors import DataError, PluginError, SignalError, VocabularyError
 from distill_core.files import atomic_write_bytes
-from distill_core.interfaces import EvaluationContext, Measurement, RowAccumulator, Task, Teacher
+from distill_core.interfaces import EvaluationContext, Flag, Measurement, RowAccumulator, Task, Teacher
 from distill_core.store.tokenizer import classes_info, vocabulary_info
 from distill_core.types import TokenBatch
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
 DOCUMENTS_FILE = "documents.jsonl"
+DATA = "(data)"
+"""Stands for a model's name in ``documents.jsonl`` where the data itself was measured."""
 
+Records = Callable[[str], Iterable[tuple[str, Mapping[str, Any]]]]
+"""(document, record) of a split by its name."""
 
-@dataclass(frozen=True)
-class EvaluationTarget:
-    """A model to evaluate.
-
-    Args:
-        source: directory or hub id, or a loaded ``PreTrainedModel``.
-        is_teacher: this is the teacher the others are compared with; at most one.
-        tokenizer: loaded tokenizer; default: the one beside the model. Needed for a loaded model.
-        trust_remote_code: run code that comes with the model.
-    """
-
-    source: Any
-    is_teacher: bool = False
-    tokenizer: Any = None
-    trust_remote_code: bool = False
-
-
-@dataclass
-class _Loaded:
-    model: Any
-    tokenizer: Any
-    is_teacher: bool
-    source: str
-    bytes_on_disk: int | None
+__all__ = ["DATA", "DOCUMENTS_FILE", "RESULTS_FILE", "SCHEMA", "EvaluationTarget", "Records", "evaluate"]
 
 
 def evaluate(
@@ -71,6 +61,11 @@ def evaluate(
     max_new_tokens: int = 40,
     measure_speed: bool = True,
     task: Task | None = None,
+    training: Sequence[Any] | None = None,
+    records: Records | None = None,
+    seed: int = 0,
+    flags: Sequence[Flag] = (),
+    cost: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure all models on ``data`` and compare them; returns what it writes to ``directory/results.json``.
 
@@ -91,6 +86,11 @@ def evaluate(
         max_new_tokens: length of those continuations in tokens.
         measure_speed: time prefill and decoding of all models, interleaved; not done for a task.
         task: what the models predict; None: the next token.
+        training: the sequences that students were trained on, for evaluators that ask what was memorised.
+        records: the records behind the sequences, for evaluators that read their fields.
+        seed: the run's seed.
+        flags: what the caller already knows to forbid or weaken a claim.
+        cost: what the models cost (``engine.cost.cost_of``), kept beside the figures.
 
     Raises:
         DataError: the held-out set has no sequences, or none with a token to predict.
@@ -99,14 +99,16 @@ def evaluate(
     n_sequences = min(len(data), config.limit_sequences or len(data))
     if n_sequences == 0:
         raise DataError(f"the held-out set {data.directory} has no sequences: check data.eval and its filters")
-    loaded = {name: _load(name, target, task) for name, target in models.items()}
+    loaded = {name: load(name, target, task) for name, target in models.items()}
     foreign = "" if task is not None else _teacher_of_another_tokenizer(loaded, teacher)
     if foreign:
         loaded = {name: one for name, one in loaded.items() if not one.is_teacher}
         if progress is not None:
             progress.say(f"evaluate: {foreign}")
     stage = _Stage(loaded, teacher, data, config, registry, progress, n_sequences, task, foreign)
+    stage.beside = {"training": training, "records": records, "seed": seed}
     measured, not_measured, rows = stage.measure()
+    of_data = measured.pop(DATA)
     if rows == 0:
         raise DataError(f"no token of the held-out set {data.directory} is to be predicted: check its labels")
     results: dict[str, Any] = {
@@ -116,55 +118,42 @@ def evaluate(
             "sequences": n_sequences,
             "rows": rows,
             "documents": len({data[i].document for i in range(n_sequences)}),
+            "metrics": _figures(of_data, config.confidence),
         },
-        "models": {name: _describe(one) for name, one in loaded.items()},
+        "models": {name: describe(one) for name, one in loaded.items()},
         "not_measured": not_measured,
     }
     for name, measurements in measured.items():
-        results["models"][name]["metrics"] = {
-            m.metric: {**figures(m, config.confidence), "evaluator": evaluator} for evaluator, m in measurements
-        }
+        results["models"][name]["metrics"] = _figures(measurements, config.confidence)
+    by_model = {name: [m for _, m in measurements] for name, measurements in measured.items()}
+    teacher_name = next((name for name, one in loaded.items() if one.is_teacher), None)
     results["comparisons"] = compare(
-        {name: [m for _, m in measurements] for name, measurements in measured.items()},
+        by_model,
         student=next((name for name, one in loaded.items() if not one.is_teacher), None),
-        teacher=next((name for name, one in loaded.items() if one.is_teacher), None),
+        teacher=teacher_name,
         confidence=config.confidence,
     )
+    results["retention"] = retention(by_model, teacher=teacher_name, confidence=config.confidence)
+    results["transfer"] = transfer(results["models"])
+    results["flags"] = flags_of({DATA: of_data, **measured}, flags, documents=results["data"]["documents"])
     warning = statistics.few_documents_warning(results["data"]["documents"])
     results["warnings"] = [sentence for sentence in (warning, foreign) if sentence]
-    results["efficiency"] = _efficiency(loaded, progress) if measure_speed and task is None else None
-    results["generations"] = _generations(loaded, prompts, max_new_tokens, progress)
+    results["disagreements"] = stage.watched.found() if stage.watched is not None else None
+    results["efficiency"] = efficiency(loaded, progress) if measure_speed and task is None else None
+    results["cost"] = cost
+    results["generations"] = generations(loaded, prompts, max_new_tokens, progress)
     directory.mkdir(parents=True, exist_ok=True)
-    write_documents(directory / DOCUMENTS_FILE, measured)
+    write_documents(directory / DOCUMENTS_FILE, {**measured, **({DATA: of_data} if of_data else {})})
     text = json.dumps(finite(results), ensure_ascii=False, indent=1, allow_nan=False)
     atomic_write_bytes(directory / RESULTS_FILE, text.encode("utf-8", errors="replace"))
     return finite(results)  # type: ignore[no-any-return]
 
 
-def _load(name: str, target: EvaluationTarget, task: Task | None) -> _Loaded:
-    from transformers import AutoTokenizer
-
-    if not isinstance(target.source, str | Path):
-        if target.tokenizer is None and reads_text(task):
-            raise ValueError(f"models[{name!r}] is a loaded model: give its tokenizer too (EvaluationTarget.tokenizer)")
-        return _Loaded(target.source.eval(), target.tokenizer, target.is_teacher, type(target.source).__name__, None)
-    source = str(target.source)
-    options = {"trust_remote_code": target.trust_remote_code}
-    try:
-        tokenizer = target.tokenizer
-        if tokenizer is None and reads_text(task):
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model: Any = auto_class(task).from_pretrained(source, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise DistillError(
-            f"{name} cannot be loaded from {source}: {error}\nExpected a Transformers model with its tokenizer; the "
-            "training that makes it may not have finished (distill train)"
-        ) from error
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _Loaded(model.eval(), tokenizer, target.is_teacher, source, _bytes_on_disk(Path(source)))
+def _figures(measurements: Iterable[tuple[str, Measurement]], confidence: float) -> dict[str, Any]:
+    return {m.metric: {**figures(m, confidence), "evaluator": evaluator} for evaluator, m in measurements}
 
 
-def _teacher_of_another_tokenizer(loaded: Mapping[str, _Loaded], teacher: Teacher | None) -> str:
+def _teacher_of_another_tokenizer(loaded: Mapping[str, LoadedModel], teacher: Teacher | None) -> str:
     """Why the teacher is left out: the rows that are judged are of the students' tokens; empty if it is not."""
     own = {vocabulary_info(one.tokenizer).fingerprint for one in loaded.values() if not one.is_teacher}
     theirs = {vocabulary_info(one.tokenizer).fingerprint for one in loaded.values() if one.is_teacher}
@@ -178,18 +167,12 @@ def _teacher_of_another_tokenizer(loaded: Mapping[str, _Loaded], teacher: Teache
     )
 
 
-def _bytes_on_disk(directory: Path) -> int | None:
-    """Size of the weight files; None where the source is not a local directory."""
-    files = [path for pattern in ("*.safetensors", "*.bin", "*.gguf") for path in directory.glob(pattern)]
-    return sum(path.stat().st_size for path in files) if files else None
-
-
 class _Stage:
     """The measuring part of one evaluation."""
 
     def __init__(
         self,
-        loaded: dict[str, _Loaded],
+        loaded: dict[str, LoadedModel],
         teacher: Teacher | None,
         data: TokenDataset,
         config: EvaluateConfig,
@@ -205,6 +188,8 @@ class _Stage:
         self.labels = () if task is None else tuple(task.labels)
         self.config, self.registry, self.progress = config, registry, progress
         self.n_sequences = n_sequences
+        self.beside: dict[str, Any] = {}
+        self.watched: Disagreements | None = None
         self.vocabulary = self._one_vocabulary()
         self.scorers = {name: scorer_of(one.model, self.labels) for name, one in loaded.items()}
         self.teacher_name, self.teacher_missing = self._reference()
@@ -268,7 +253,7 @@ class _Stage:
     def batches(self) -> Iterable[TokenBatch]:
         return self.data.batches(self.config.batch_sequences, range(self.n_sequences))
 
-    def _context(self, name: str, one: _Loaded) -> EvaluationContext:
+    def _context(self, name: str, one: LoadedModel) -> EvaluationContext:
         return EvaluationContext(
             name=name,
             model=one.model,
@@ -280,19 +265,27 @@ class _Stage:
             teacher_missing=self.teacher_missing,
             labels=self.labels,
             build=self.registry.build,
+            **self.beside,
         )
+
+    def _data_context(self) -> EvaluationContext:
+        first = next(iter(self.loaded.values()))
+        return replace(self._context("data", first), model=None, teacher_rows=False)
 
     def measure(self) -> tuple[dict[str, list[tuple[str, Measurement]]], list[dict[str, str]], int]:
         """Measurements by model with their evaluator's name, what could not be measured and why, number of rows."""
         evaluators = [(ref.use, self.registry.build("evaluator", ref)) for ref in self.config.evaluators]
         sinks: dict[str, list[tuple[str, RowAccumulator]]] = {name: [] for name in self.loaded}
-        measured: dict[str, list[tuple[str, Measurement]]] = {name: [] for name in self.loaded}
+        measured: dict[str, list[tuple[str, Measurement]]] = {name: [] for name in (*self.loaded, DATA)}
         missing: dict[tuple[str, str], list[str]] = {}
         free_form = []
         for use, evaluator in evaluators:
+            if hasattr(evaluator, "evaluate_data"):
+                free_form.append((use, evaluator.evaluate_data, DATA))
             for name, one in self.loaded.items():
                 if not hasattr(evaluator, "begin"):
-                    free_form.append((use, evaluator, name, one))
+                    if hasattr(evaluator, "evaluate"):
+                        free_form.append((use, evaluator.evaluate, name))
                     continue
                 try:
                     accumulator = evaluator.begin(self._context(name, one))
@@ -301,25 +294,36 @@ class _Stage:
                     continue
                 if accumulator is not None:
                     sinks[name].append((use, accumulator))
+        self._watch_student(sinks)
         rows = self._shared_pass({name: [sink for _, sink in entries] for name, entries in sinks.items()})
         for name, entries in sinks.items():
             measured[name] += [(use, m) for use, accumulator in entries for m in accumulator.measurements()]
-        for use, evaluator, name, one in free_form:
+        for use, measure, name in free_form:
+            context = self._data_context() if name == DATA else self._context(name, self.loaded[name])
             try:
-                measured[name] += [(use, m) for m in evaluator.evaluate(self._context(name, one))]
+                measured[name] += [(use, m) for m in measure(context)]
             except SignalError as error:
                 missing.setdefault((use, str(error)), []).append(name)
-        for found in measured.values():
+        aspects = {use: getattr(evaluator, "aspect", "") for use, evaluator in evaluators}
+        for name, found in measured.items():
             _one_evaluator_per_metric(found)
+            measured[name] = [(use, replace(m, aspect=m.aspect or aspects[use])) for use, m in found]
         not_measured = [
             {"evaluator": use, "models": ", ".join(names), "reason": reason} for (use, reason), names in missing.items()
         ]
         return measured, not_measured, rows
 
+    def _watch_student(self, sinks: Mapping[str, list[tuple[str, RowAccumulator]]]) -> None:
+        """Collect where the first student differs from the teacher, where tokens are predicted and both are here."""
+        student = next((name for name, one in self.loaded.items() if not one.is_teacher), None)
+        if student is not None and self.task is None and self.teacher_name is not None:
+            self.watched = Disagreements(student, self.loaded[student].tokenizer)
+            sinks[student].append(("", self.watched))
+
     def _shared_pass(self, sinks: dict[str, list[RowAccumulator]]) -> int:
         first = 1 if self.task is None else 0
         total = sum(int((self.data[i].labels[first:] != -100).sum()) for i in range(self.n_sequences))
-        with _task(self.progress, "evaluate", total, "tok" if self.task is None else "rows") as task:
+        with shown_task(self.progress, "evaluate", total, "tok" if self.task is None else "rows") as task:
             return row_pass(
                 self.batches(),
                 self.scorers,
@@ -339,60 +343,3 @@ def _one_evaluator_per_metric(entries: Sequence[tuple[str, Measurement]]) -> Non
                 "evaluate.evaluators, or give the metric another name in the plugin"
             )
         owners[m.metric] = use
-
-
-def _describe(one: _Loaded) -> dict[str, Any]:
-    config = one.model.config
-    try:
-        embedding = one.model.get_input_embeddings()
-    except NotImplementedError:  # a convolutional net has none
-        embedding = None
-    return {
-        "role": "teacher" if one.is_teacher else "student",
-        "source": one.source,
-        "architecture": type(one.model).__name__,
-        "parameters": sum(p.numel() for p in one.model.parameters()),
-        "embedding_parameters": sum(p.numel() for p in embedding.parameters()) if embedding is not None else 0,
-        "layers": getattr(config, "num_hidden_layers", None),
-        "hidden_size": getattr(config, "hidden_size", None),
-        "bytes_on_disk": one.bytes_on_disk,
-        "metrics": {},
-    }
-
-
-def _efficiency(loaded: Mapping[str, _Loaded], progress: Any) -> dict[str, Any]:
-    contexts = [getattr(one.model.config, "max_position_embeddings", None) or 10**9 for one in loaded.values()]
-    decode = min(generation.DECODE_TOKENS, max(1, min(contexts) // 4))
-    prefill = max(1, min(generation.PREFILL_TOKENS, min(contexts) - decode))
-    with _task(progress, "speed", None, "tok"):
-        found = generation.speeds(
-            {name: one.model for name, one in loaded.items()}, prefill_tokens=prefill, decode_tokens=decode
-        )
-    return {
-        "prefill_tokens": prefill,
-        "decode_tokens": decode,
-        "rounds": min(speed.rounds for speed in found.values()),
-        "batch_sequences": 1,
-        "models": {name: asdict(speed) for name, speed in found.items()},
-    }
-
-
-def _generations(
-    loaded: Mapping[str, _Loaded], prompts: Sequence[str], max_new_tokens: int, progress: Any
-) -> dict[str, Any]:
-    samples = []
-    with _task(progress, "samples", len(prompts), "prompt") as task:
-        for prompt in prompts:
-            models = {name: (one.model, one.tokenizer) for name, one in loaded.items()}
-            samples += generation.samples(models, [prompt], max_new_tokens=max_new_tokens)
-            task.advance(1)
-    return {"decoding": "greedy", "max_new_tokens": max_new_tokens, "samples": samples}
-
-
-class _NoTask:
-    def advance(self, n: float, note: str = "") -> None:
-        """Shows nothing."""
-
-
-def _task(progress: Any, label: str, total: float | None, unit: str) -> Any:
-    return nullcontext(_NoTask()) if progress is None else progress.task(label, total, unit)

@@ -13,6 +13,10 @@ TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_toke
 """How the names of files start that make a tokenizer."""
 
 
+NO_CONTENT = (MANIFEST_FILE, "README.md")
+"""Files of a model directory that say something of it and change nothing: a stage's record, a model card."""
+
+
 class FileHashes:
     """sha256 of files.
 
@@ -41,7 +45,7 @@ class FileHashes:
         hashes = {
             file.relative_to(path).as_posix() if file != path else file.name: self.sha256(file)
             for file in files
-            if file.name != MANIFEST_FILE
+            if file.name not in NO_CONTENT
         }
         return {f"{label} (content)": fingerprint(hashes)}
 

@@ -106,7 +106,7 @@ def speeds(
         if round_ > 2 and time.monotonic() - started_s > budget_s:
             break
         for name, model in models.items():
-            read_s, write_s = _one_round(model, prefill_tokens, decode_tokens)
+            read_s, write_s = one_round(model, prefill_tokens, decode_tokens)
             if round_ > 0:
                 prefill[name].append(prefill_tokens / read_s)
                 decode[name].append(decode_tokens / write_s)
@@ -122,8 +122,9 @@ def speeds(
     }
 
 
-def _one_round(model: Any, prefill_tokens: int, decode_tokens: int) -> tuple[float, float]:
-    """Seconds to read the prompt, and to write after it."""
+@torch.no_grad()
+def one_round(model: Any, prefill_tokens: int, decode_tokens: int) -> tuple[float, float]:
+    """Seconds to read a prompt of so many tokens, and to write so many after it, greedily, one sequence."""
     device = model.device
     ids_BT = (torch.arange(prefill_tokens, device=device) % int(model.config.vocab_size))[None]
     _wait(device)

@@ -266,6 +266,9 @@ class PartsOf:
         options = resolved.options.model_dump(mode="json")
         parts: Parts = {f"{path}.use": resolved.entry.id, f"{path} (version)": resolved.entry.version}
         parts.update(flat(path, options) if options else ())
+        if resolved.entry.component.kind != "teacher":  # whose files _teachers() hashes
+            declared = getattr(resolved.options, "files", None)
+            parts.update(self._content(path, declared() if callable(declared) else ()))
         for place, other in self.components.items():  # schedules of its weight, components in its options
             if len(place) > len(at) and place[: len(at)] == at:
                 parts[f"{path_text(place)} (version)"] = f"{other.entry.id} {other.entry.version}"
@@ -288,8 +291,14 @@ class PartsOf:
             single = name == "teacher" and self.config.teacher is not None
             at: Location = ("teacher",) if single else ("teachers", name)
             parts.update(self._component(at))
-            for path in _named_files(self.components[at].options):
-                parts.update(self.hashes.content(path_text(at), str(path)))
+            parts.update(self._content(path_text(at), _named_files(self.components[at].options)))
+        return parts
+
+    def _content(self, label: str, paths: Iterable[Any]) -> Parts:
+        """Hashes of the files and directories that options name, each under a label of its own."""
+        parts: Parts = {}
+        for number, path in enumerate(paths, start=1):
+            parts.update(self.hashes.content(label if number == 1 else f"{label}, {number}", str(path)))
         return parts
 
     def _tokenizer(self) -> Parts:

@@ -111,6 +111,25 @@ def _one_transform(
             yield str(one.get("document", document)), one
 
 
+def split_records(
+    split: str, data: DataConfig, *, registry: Registry, context: FilterContext, source: Any = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(document, record) of a split, filtered and transformed as :func:`prepare_data` does, before tokenising.
+
+    Documents are those of the sequences made of the records; fields that a sequence does not keep are still there.
+    """
+    return _records(split, data, DataCounts(), registry=registry, context=context, source=source)
+
+
+def _records(
+    split: str, data: DataConfig, counts: DataCounts, *, registry: Registry, context: FilterContext, source: Any
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    own_source, filters = build_split(split, data, registry, context)
+    transforms = [(ref.use, registry.build("transform", ref)) for ref in getattr(data, split).transforms]
+    kept = filtered_records(own_source if source is None else source, filters, counts)
+    return transformed_records(kept, transforms, counts.funnel)
+
+
 def build_split(
     split: str, data: DataConfig, registry: Registry, context: FilterContext
 ) -> tuple[Any, list[tuple[str, Any]]]:
@@ -165,32 +184,63 @@ def prepare_data(
     Raises:
         DataError: a record that cannot be used, or no sequence left.
     """
-    directory = Path(directory)
+    directory, counts = Path(directory), DataCounts()
     context = filter_context or _bare_context(registry, tokenizer, directory, progress)
-    own_source, filters = build_split(split, data, registry, context)
-    counts = DataCounts()
+    records = _records(split, data, counts, registry=registry, context=context, source=source)
     limits = getattr(data, split).limit_sequences, getattr(data, split).document_sequences
-    transforms = [(ref.use, registry.build("transform", ref)) for ref in getattr(data, split).transforms]
+
+    def nothing_left() -> str:
+        ref: ComponentRef = getattr(data, split).source
+        return (
+            f"data.{split}: no sequence left from the source {ref.use} ({counts.sentence()}): "
+            f"check its paths and filters; a record needs {FORMS if task is None else 'what the task reads'}"
+        )
+
+    cut_one = _cutter(tokenizer, data, task)
+    write_sequences(
+        split, records, counts, cut_one, directory, progress=progress, limits=limits, nothing_left=nothing_left
+    )
+    progress.say(f"data:{split}: {counts.sequences} sequences, {counts.tokens} tokens ({counts.sentence()})")
+    return TokenDataset.open(directory)
+
+
+def write_sequences(
+    split: str,
+    records: Iterator[tuple[str, Mapping[str, Any]]],
+    counts: DataCounts,
+    cut_one: Cut,
+    directory: Path,
+    *,
+    progress: Progress,
+    limits: tuple[int | None, int | None] = (None, None),
+    nothing_left: Callable[[], str],
+) -> None:
+    """Write ``tokens.arrow`` and ``data.json``, whole or not at all.
+
+    Args:
+        split: name of the split, for messages and the summary.
+        records: (document, record), already filtered.
+        counts: of what goes out; what came in is counted by the records' reader.
+        cut_one: makes the sequences of a record, given it and its document.
+        directory: where the files go; made if it is not there.
+        progress: shows tokens.
+        limits: most sequences, and most sequences of a document; None: no limit.
+        nothing_left: says why, where no sequence is left.
+
+    Raises:
+        DataError: a record that cannot be used, or no sequence left.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    rows = _rows(records, counts, counts.funnel.step("sequences"), cut_one, *limits)
     with progress.task(f"data:{split}", None, unit="tok") as shown, atomic_file(directory / TOKENS_FILE) as file:
-        kept = filtered_records(own_source if source is None else source, filters, counts)
-        records = transformed_records(kept, transforms, counts.funnel)
-        step = counts.funnel.step("sequences")
-        rows = _rows(records, counts, step, _cutter(tokenizer, data, task), *limits)
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
                 writer.write_batch(batch)
                 shown.advance(len(batch.column(0).flatten()))
         counts.funnel.settle(LIMIT_REACHED)
         if not counts.sequences:
-            ref: ComponentRef = getattr(data, split).source
-            raise DataError(
-                f"data.{split}: no sequence left from the source {ref.use} ({counts.sentence()}): "
-                f"check its paths and filters; a record needs {FORMS if task is None else 'what the task reads'}"
-            )
+            raise DataError(nothing_left())
     write_json(directory / SUMMARY_FILE, {"split": split, **counts.summary()})
-    progress.say(f"data:{split}: {counts.sequences} sequences, {counts.tokens} tokens ({counts.sentence()})")
-    return TokenDataset.open(directory)
 
 
 Row = tuple[

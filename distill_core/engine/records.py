@@ -8,15 +8,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from distill_core.errors import DataError
 from distill_core.pieces import CutRecord, Piece
 
-if TYPE_CHECKING:
-    from distill_core.config import DataConfig
-
 FORMS = "`text`, `prompt` and `completion`, `parts`, or `messages`"
+
+
+class Cutting(Protocol):
+    """How records become sequences; the fields of ``data`` in a run file that say so."""
+
+    @property
+    def sequence_length_tokens(self) -> int: ...
+
+    @property
+    def min_sequence_tokens(self) -> int: ...
+
+    @property
+    def overlong(self) -> str: ...
+
+    @property
+    def add_bos(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class Part:
     weight: float = 1.0
 
 
-def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: Cutting, document: str) -> CutRecord:
     """Token sequences of one record.
 
     A ``text`` longer than a sequence becomes consecutive sequences, each starting at position 0. The prompt of
@@ -104,7 +117,7 @@ def _with_eos(ids: list[int], tokenizer: Any) -> list[int]:
     return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
 
 
-def bos_prefix(tokenizer: Any, data: DataConfig) -> list[int]:
+def bos_prefix(tokenizer: Any, data: Cutting) -> list[int]:
     """The ids every sequence starts with."""
     if not data.add_bos:
         return []
@@ -113,7 +126,7 @@ def bos_prefix(tokenizer: Any, data: DataConfig) -> list[int]:
     return [tokenizer.bos_token_id]
 
 
-def _plain(ids: list[int], tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+def _plain(ids: list[int], tokenizer: Any, data: Cutting, document: str) -> CutRecord:
     prefix = bos_prefix(tokenizer, data)
     room = data.sequence_length_tokens - len(prefix)
     if len(ids) > room and data.overlong == "error":
@@ -131,7 +144,7 @@ def _plain(ids: list[int], tokenizer: Any, data: DataConfig, document: str) -> C
     return CutRecord(pieces, dropped)
 
 
-def _masked(parts: list[Part], tokenizer: Any, data: DataConfig, document: str) -> CutRecord:
+def _masked(parts: list[Part], tokenizer: Any, data: Cutting, document: str) -> CutRecord:
     """One sequence of parts that are predicted or not."""
     length = data.sequence_length_tokens
     prefix = bos_prefix(tokenizer, data)
@@ -159,7 +172,7 @@ def _masked(parts: list[Part], tokenizer: Any, data: DataConfig, document: str) 
     return CutRecord([Piece(input_ids, predict, weights if any(w != 1 for w in weights) else None)], dropped)
 
 
-def _refuse(document: str, tokens: int, data: DataConfig) -> None:
+def _refuse(document: str, tokens: int, data: Cutting) -> None:
     raise DataError(
         f"document {document}: {tokens} tokens, but data.sequence_length_tokens is {data.sequence_length_tokens} and "
         "data.overlong is `error`: raise the length, or allow cutting with `overlong: cut`"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distill_core.engine.context import RunContext
-from distill_core.engine.manifest import clear
+from distill_core.engine.manifest import clear, read_manifest
 from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
 from distill_core.errors import DataError, StoreError, TrainingError
@@ -266,6 +266,7 @@ def train(context: RunContext, stage: Stage) -> Notes:
 def evaluate(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.evaluation import EvaluationTarget
     from distill_core.engine.evaluation import evaluate as evaluate_models
+    from distill_core.engine.flags import run_flags
 
     config = context.config
     remote = config.student.trust_remote_code
@@ -288,15 +289,51 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         prompts=config.report.prompts,
         max_new_tokens=config.report.max_new_tokens,
         task=context.task,
+        training=context.dataset("train"),
+        records=lambda split: _records(context, split),
+        seed=config.seed,
+        flags=run_flags({name: read_manifest(context.path(f"train:{name}")) for name in config.trainings()}),
+        cost=_cost(context),
     )
     return {"models": list(models), **_kernels()}
 
 
+def _cost(context: RunContext) -> dict[str, Any]:
+    """Of what has been run; a capture that no training reads may not have been."""
+    from distill_core.engine.cost import cost_of
+    from distill_core.engine.metrics_file import MetricsFile
+    from distill_core.store import store_info
+
+    manifests = {stage.name: read_manifest(context.path(stage.name)) for stage in context.plan.stages}
+    done = {name: one for name, one in manifests.items() if one is not None and one.status == "finished"}
+    stores = {}
+    for capture in context.config.captures:
+        if f"capture:{capture.name}" in done:
+            for directory in store_directories(context, capture.name):
+                name = f"{capture.name}/{directory.name}" if capture.joint else capture.name
+                stores[name] = store_info(directory)
+    lines = {
+        name: MetricsFile(context.path(f"train:{name}") / "metrics.jsonl").read() for name in context.config.trainings()
+    }
+    return cost_of(done, stores, lines)
+
+
+def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    from distill_core.engine.prepare import split_records
+
+    made = split == "train" and context.config.synthesize is not None
+    source = SynthesizedRecords(context.path("synthesize") / RECORDS_FILE) if made else None
+    return split_records(
+        split, context.config.data, registry=context.registry, context=filter_context(context), source=source
+    )
+
+
 def report(context: RunContext, stage: Stage) -> Notes:
-    from distill_core.report import write_report
+    from distill_core.report import write_cards, write_report
 
     page = write_report(context.directory)
-    return {"page": page.relative_to(context.directory).as_posix()}
+    cards = [path.relative_to(context.directory).as_posix() for path in write_cards(context.directory)]
+    return {"page": page.relative_to(context.directory).as_posix(), "model_cards": cards}
 
 
 def _kernels() -> Notes:

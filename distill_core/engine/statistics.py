@@ -118,6 +118,115 @@ def paired_difference(model: DocumentSums, baseline: DocumentSums, *, confidence
     return PairedDifference(difference, standard_error, (difference - half, difference + half), p_value, len(terms))
 
 
+@dataclass(frozen=True)
+class Relative:
+    """A figure made of several models' figures on the same documents; ``reason`` says why it is NaN."""
+
+    value: float
+    standard_error: float
+    interval: tuple[float, float]
+    n_documents: int
+    reason: str = ""
+
+
+def ratio_of_figures(model: DocumentSums, reference: DocumentSums, *, confidence: float = 0.95) -> Relative:
+    """``R_m / R_t``, paired by document: ``z_d = (z_d^m - (R_m / R_t) z_d^t) / R_t`` (delta method).
+
+    Raises:
+        ValueError: the two were not measured on the same documents.
+
+    >>> ratio_of_figures({"a": (1, 1), "b": (1, 1)}, {"a": (2, 1), "b": (2, 1)}).value
+    0.5
+    """
+    terms, others = _paired_terms(model, reference)
+    ours, theirs = _ratio(model), _ratio(reference)
+    if not theirs:
+        return Relative(math.nan, math.nan, (math.nan, math.nan), len(terms), "the reference is 0")
+    ratio = ours / theirs
+    return _relative(ratio, [(terms[d] - ratio * others[d]) / theirs for d in terms], confidence)
+
+
+def gap_closed(
+    model: DocumentSums, teacher: DocumentSums, baseline: DocumentSums, *, confidence: float = 0.95
+) -> Relative:
+    """``(R_m - R_b) / (R_t - R_b)``: 0 at the baseline, 1 at the teacher; direction does not matter.
+
+    The delta method, paired by document: ``z_d = (z_d^m - z_d^b - g (z_d^t - z_d^b)) / (R_t - R_b)``. A gap that two
+    standard errors do not tell from 0 gives NaN and the reason: a share of it would say nothing.
+
+    Raises:
+        ValueError: the three were not measured on the same documents.
+
+    >>> sums = [{"a": (v, 1), "b": (v, 1)} for v in (3.0, 2.0, 4.0)]
+    >>> gap_closed(*sums).value
+    0.5
+    """
+    terms, ours = _paired_terms(model, teacher)
+    _, low = _paired_terms(model, baseline)
+    gap = _ratio(teacher) - _ratio(baseline)
+    spread = _standard_error([ours[d] - low[d] for d in terms])
+    if not math.isfinite(spread) or not abs(gap) > DECISIVE_STANDARD_ERRORS * spread:
+        reason = "the teacher is not told from the baseline by two standard errors"
+        return Relative(math.nan, math.nan, (math.nan, math.nan), len(terms), reason)
+    share = (_ratio(model) - _ratio(baseline)) / gap
+    return _relative(share, [(terms[d] - low[d] - share * (ours[d] - low[d])) / gap for d in terms], confidence)
+
+
+def _paired_terms(model: DocumentSums, other: DocumentSums) -> tuple[dict[str, float], dict[str, float]]:
+    terms, others = _linearised(model), _linearised(other)
+    if terms.keys() != others.keys():
+        odd = sorted(terms.keys() ^ others.keys())[:3]
+        raise ValueError(f"both must be measured on the same documents, but {odd} appear in one alone")
+    return terms, others
+
+
+def _relative(value: float, terms: Sequence[float], confidence: float) -> Relative:
+    error = _standard_error(terms)
+    half = t_quantile(0.5 + confidence / 2, len(terms) - 1) * error if len(terms) > 1 else math.nan
+    return Relative(value, error, (value - half, value + half), len(terms))
+
+
+def paired_seeds(
+    model: Mapping[int, float], baseline: Mapping[int, float], *, confidence: float = 0.95
+) -> PairedDifference:
+    """``model - baseline`` of a figure, paired by seed: what may be said of a *method*, not of trained models.
+
+    Student's t with (seeds - 1) degrees of freedom; ``n_documents`` of the result counts seeds.
+
+    Raises:
+        ValueError: the two have different seeds.
+
+    >>> paired_seeds({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}).difference
+    -1.0
+    """
+    if model.keys() != baseline.keys():
+        raise ValueError(f"both need the same seeds, got {sorted(model)} and {sorted(baseline)}")
+    return paired_difference(
+        {str(seed): (value, 1.0) for seed, value in model.items()},
+        {str(seed): (value, 1.0) for seed, value in baseline.items()},
+        confidence=confidence,
+    )
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values of Benjamini and Hochberg (J. R. Statist. Soc. B 57, 1995), in the order given; NaN stays NaN.
+
+    ``p~_(i) = min_{j >= i} min(1, m p_(j) / j)``; rejecting at ``p~ <= q`` keeps the expected share of false
+    rejections at q, for independent (or positively dependent) tests. For screening many methods; verdicts use Holm.
+
+    >>> [round(p, 3) for p in benjamini_hochberg([0.01, 0.04, 0.03])]
+    [0.03, 0.04, 0.04]
+    """
+    known = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    running = 1.0
+    for rank in range(len(known), 0, -1):
+        p, index = known[rank - 1]
+        running = min(running, len(known) * p / rank)
+        adjusted[index] = running
+    return adjusted
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p values, in the order given (Holm, Scand. J. Statist. 6, 1979); NaN stays NaN.
 

@@ -22,8 +22,8 @@ class DocumentTotals:
     def __init__(self) -> None:
         self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
-    def add(self, rows: EvaluatedRows, values_n: Tensor) -> None:
-        """Add a value per row of the chunk.
+    def add(self, rows: EvaluatedRows, values_n: Tensor, where_n: Tensor | None = None) -> None:
+        """Add a value per row of the chunk, of those rows alone where ``where_n`` is True if it is given.
 
         Raises:
             ValueError: another number of values than rows, or a batch without document ids.
@@ -32,8 +32,11 @@ class DocumentTotals:
             raise ValueError(f"values_n must be [{rows.labels_n.shape[0]}], one per row, got {tuple(values_n.shape)}")
         documents = documents_of(rows)
         size = len(documents)
-        totals_B = torch.bincount(rows.sequence_n, weights=values_n.double(), minlength=size).tolist()
-        counts_B = torch.bincount(rows.sequence_n, minlength=size).tolist()
+        sequence_n = rows.sequence_n
+        if where_n is not None:
+            sequence_n, values_n = sequence_n[where_n], values_n[where_n]
+        totals_B = torch.bincount(sequence_n, weights=values_n.double(), minlength=size).tolist()
+        counts_B = torch.bincount(sequence_n, minlength=size).tolist()
         for document, total, count in zip(documents, totals_B, counts_B, strict=True):
             if count:
                 self.add_document(document, total, count)
@@ -57,6 +60,34 @@ class DocumentTotals:
     def value(self) -> float:
         """Sum / denominator over all documents; NaN where nothing was added."""
         return estimate(self.sums()).value
+
+
+class SplitTotals:
+    """A value over all rows, and apart over those where something holds and where it does not.
+
+    Args:
+        names: what the two parts are called in :meth:`detail`.
+    """
+
+    def __init__(self, names: tuple[str, str]) -> None:
+        self.names = names
+        self.all, self.parts = DocumentTotals(), (DocumentTotals(), DocumentTotals())
+
+    def add(self, rows: EvaluatedRows, values_n: Tensor, holds_n: Tensor, where_n: Tensor | None = None) -> None:
+        """Add a value per row; ``holds_n`` says which part each belongs to, ``where_n`` which rows count at all."""
+        counted_n = torch.ones_like(holds_n) if where_n is None else where_n
+        self.all.add(rows, values_n, where_n)
+        self.parts[0].add(rows, values_n, holds_n & counted_n)
+        self.parts[1].add(rows, values_n, ~holds_n & counted_n)
+
+    def detail(self) -> dict[str, Any]:
+        """By part: ``value``, ``standard_error`` and ``n``; None where there is nothing."""
+        found = {}
+        for name, totals in zip(self.names, self.parts, strict=True):
+            one = estimate(totals.sums())
+            numbers = {"value": one.value, "standard_error": one.standard_error}
+            found[name] = {k: None if math.isnan(v) else v for k, v in numbers.items()} | {"n": totals.count}
+        return found
 
 
 class PositionTotals:

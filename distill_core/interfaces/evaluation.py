@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -18,7 +18,7 @@ from distill_core.types import (
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What an evaluator is given for one model.
+    """What an evaluator is given for one model; for ``evaluate_data``, of the data: there ``model`` is None.
 
     Args:
         name: ``teacher``, ``student`` or the name of a compared model.
@@ -31,6 +31,10 @@ class EvaluationContext:
         teacher_missing: why it does not, for messages.
         labels: of a task: what class ids stand for; empty where the next token is predicted.
         build: builds another component: ``ctx.build("checker", {"use": "numeric-answer"})``.
+        training: the sequences that students were trained on (``engine.data.TokenSequence``), None if not known.
+        records: ``records("eval")``, ``records("train")``: (document, record) with every field of the record, as the
+            data stage read them, filtered and transformed; None where they are not known.
+        seed: the run's seed.
     """
 
     name: str
@@ -43,6 +47,26 @@ class EvaluationContext:
     teacher_missing: str = "no teacher was given"
     labels: tuple[str, ...] = ()
     build: Callable[[str, Mapping[str, Any]], Any] | None = None
+    training: Sequence[Any] | None = None
+    records: Callable[[str], Iterable[tuple[str, Mapping[str, Any]]]] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason not to trust a figure or a comparison, for ``results.json`` and the report.
+
+    Args:
+        flag: which one, e.g. ``test-in-training``; a name for files.
+        severity: ``error`` where a claim must not be made, ``warning`` where it needs care.
+        reason: a sentence for people: what was found, and why it matters.
+        evidence: the figures behind it; JSON-serialisable.
+    """
+
+    flag: str
+    severity: Literal["error", "warning"]
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +85,12 @@ class Measurement:
         transform: ``identity``, or ``exp`` where the figure is the exponential of the ratio (perplexity).
         derived_from: metric that this one restates on another scale; it is compared there, not twice.
         label: the metric's name for people; default: from ``metric``.
+        aspect: what it is about, the section of the report it goes to: ``utility``, ``fidelity``, ``calibration``,
+            ``reasoning``, ``diversity``, ``integrity``, ``fairness``, ``transfer``, ``continual``, ``distillation``,
+            ``cost``, or a name of your own; default: the evaluator's own ``aspect``, if it has such an attribute, else
+            seen from what the metric is.
         primary: True where a report's verdict should speak of it.
+        flags: what was found that forbids or weakens a claim.
     """
 
     metric: str
@@ -74,13 +103,24 @@ class Measurement:
     transform: Literal["identity", "exp"] = "identity"
     derived_from: str | None = None
     label: str = ""
+    aspect: str = ""
     primary: bool = False
+    flags: tuple[Flag, ...] = ()
 
 
 class Evaluator(Protocol):
     """Free form: measures one model on held-out batches in a pass of its own."""
 
     def evaluate(self, context: EvaluationContext) -> list[Measurement]: ...
+
+
+class DataEvaluator(Protocol):
+    """Measures the data of a run rather than a model: called once, with ``context.model`` None.
+
+    An evaluator may have this beside ``evaluate`` or ``begin``. What it returns stands under ``data.metrics``.
+    """
+
+    def evaluate_data(self, context: EvaluationContext) -> list[Measurement]: ...
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_core.files import atomic_write_bytes
-from distill_core.report.charts import tones
 from distill_core.report.collect import CollectedRun, collect
-from distill_core.report.fidelity import fidelity
+from distill_core.report.content import as_json, content_of, schema
+from distill_core.report.model_card import write_model_cards
 from distill_core.report.page import render
 from distill_core.report.summary import summary_table
-from distill_core.report.verdict import headline
 
 if TYPE_CHECKING:
     from distill_core.registry import Registry
 
-__all__ = ["CollectedRun", "collect", "summary_table", "write_report"]
-
-SCHEMA = 1
+__all__ = ["CollectedRun", "collect", "render", "schema", "summary_table", "write_cards", "write_report"]
 
 
-def write_report(run_directory: Path, *, directory: Path | None = None, registry: Registry | None = None) -> Path:
+def write_report(
+    run_directory: Path,
+    *,
+    directory: Path | None = None,
+    registry: Registry | None = None,
+    page_name: str = "index.html",
+) -> Path:
     """Write ``report/index.html`` and ``report/report.json`` from what a run directory holds; returns the page's path.
 
     Works on a run of which only some stages have finished: the page then says which command produces the rest.
@@ -36,35 +38,29 @@ def write_report(run_directory: Path, *, directory: Path | None = None, registry
         run_directory: the ``output_dir`` of a run.
         directory: where to write; default: ``report`` in the run directory.
         registry: whose plugins may add sections (hook ``distill_report_sections``); default: the process-wide one.
+        page_name: file name of the page.
 
     Raises:
         DistillError: nothing of a run lies in ``run_directory``.
     """
     run = collect(Path(run_directory))
-    found = headline(run.results)
-    sections = _plugin_sections(run, registry)
+    text = as_json(content_of(run, _plugin_sections(run, registry)))
     target = Path(directory) if directory is not None else run.directory / "report"
     target.mkdir(parents=True, exist_ok=True)
-    page = render(run, found, sections).encode("utf-8", errors="replace")
-    content = {
-        "schema": SCHEMA,
-        "name": run.name,
-        "headline": asdict(found),
-        "config": run.config,
-        "results": run.results,
-        "data": run.data,
-        "trainings": run.trainings,
-        "stores": run.stores,
-        "manifests": run.manifests,
-        "sections": [{"title": title, "text": text} for title, text in sections],
-        "problems": run.problems,
-    }
-    told = fidelity(run.results, tones(run.results, run.trainings_in_order))
-    content["fidelity"] = told.sentences if told else []
-    text = json.dumps(content, ensure_ascii=True, indent=1, default=str)
+    page = render(json.loads(text)).encode("utf-8", errors="replace")
     atomic_write_bytes(target / "report.json", text.encode())
-    atomic_write_bytes(target / "index.html", page)
-    return target / "index.html"
+    atomic_write_bytes(target / page_name, page)
+    return target / page_name
+
+
+def write_cards(run_directory: Path) -> list[Path]:
+    """Write a model card (``README.md``) into every exported student of a run; returns their paths.
+
+    Raises:
+        DistillError: nothing of a run lies in ``run_directory``.
+    """
+    run = collect(Path(run_directory))
+    return write_model_cards(run, json.loads(as_json(content_of(run))))
 
 
 def _plugin_sections(run: CollectedRun, registry: Registry | None) -> list[tuple[str, str]]:

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
-from distill_core.report.collect import CollectedRun
+from distill_core.report.blocks import Figure
 from distill_core.report.svg import Interval, Series, interval_chart, line_chart
 from distill_core.report.text import figure, number
 
 BASELINE_TONES = 5
 """Colours for baselines; further ones share the last."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its caption; ``legend``: (label, tone) pairs, empty where the chart labels itself."""
-
-    title: str
-    note: str
-    svg: Markup
-    legend: Sequence[tuple[str, str]] = ()
 
 
 def tones(results: Mapping[str, Any] | None, trainings: Sequence[str]) -> dict[str, str]:
@@ -37,10 +24,12 @@ def tones(results: Mapping[str, Any] | None, trainings: Sequence[str]) -> dict[s
     return found
 
 
-def metric_figures(results: Mapping[str, Any], tone: Mapping[str, str]) -> list[Figure]:
-    """One interval chart per primary metric."""
+def metric_figures(results: Mapping[str, Any], tone: Mapping[str, str], names: Sequence[str]) -> list[Figure]:
+    """One interval chart per metric named."""
     figures = []
-    for name, (label, unit) in primary_metrics(results).items():
+    for name in names:
+        described = described_metric(results, name)
+        label, unit = described["label"], described["unit"]
         rows = []
         for model, entry in results["models"].items():
             metric = entry["metrics"].get(name)
@@ -50,34 +39,38 @@ def metric_figures(results: Mapping[str, Any], tone: Mapping[str, str]) -> list[
             low, high = (scale * number(end) for end in metric["interval"])
             text = f"{shown['value']} {shown['error']}".strip()
             rows.append(Interval(model, tone[model], scale * number(metric["value"]), low, high, text))
-        better = "higher" if _any_metric(results, name)["higher_is_better"] else "lower"
+        better = "higher" if described["higher_is_better"] else "lower"
         note = ", ".join(part for part in ("%" if unit == "fraction" else unit, f"{better} is better") if part)
-        if rows:
-            figures.append(Figure(label, note, interval_chart(rows, title=f"{label} by model")))
+        svg = interval_chart(rows, title=f"{label} by model")
+        if svg:
+            figures.append(Figure(label, note, svg))
     return figures
 
 
-def primary_metrics(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Name -> (label, unit) of the metrics the verdict speaks of."""
-    return {
-        name: (metric["label"], metric["unit"])
-        for model in results["models"].values()
-        for name, metric in model["metrics"].items()
-        if metric["primary"]
-    }
+def primary_metrics(results: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics the verdict speaks of."""
+    return list(
+        dict.fromkeys(
+            name
+            for model in results["models"].values()
+            for name, metric in model["metrics"].items()
+            if metric["primary"]
+        )
+    )
 
 
-def _any_metric(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def described_metric(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One entry of a metric: its label, unit and direction."""
     return next(m["metrics"][name] for m in results["models"].values() if name in m["metrics"])
 
 
-def position_figures(results: Mapping[str, Any], tone: Mapping[str, str]) -> list[Figure]:
-    """A line per model for every metric that comes with ``detail.by_position``."""
+def position_figures(results: Mapping[str, Any], tone: Mapping[str, str], names: Sequence[str]) -> list[Figure]:
+    """A line per model for every metric named that comes with ``detail.by_position``."""
     found: dict[str, list[Series]] = {}
     captions: dict[str, tuple[str, str]] = {}
     for model, entry in results["models"].items():
         for name, metric in entry["metrics"].items():
-            bins = metric["detail"].get("by_position")
+            bins = metric["detail"].get("by_position") if name in names else None
             if not bins:
                 continue
             points = [(math.sqrt((b["start"] + 1) * b["stop"]), number(b["value"])) for b in bins]
@@ -88,48 +81,49 @@ def position_figures(results: Mapping[str, Any], tone: Mapping[str, str]) -> lis
         Figure(
             *captions[name],
             line_chart(series, title=captions[name][0], x_label="position in the sequence (tokens)", x_log=True),
-            [(one.label, one.tone) for one in series],
         )
         for name, series in found.items()
     ]
 
 
-def reliability_figures(results: Mapping[str, Any], tone: Mapping[str, str]) -> list[Figure]:
-    """Accuracy over confidence, where a metric comes with ``detail.reliability``."""
+def reliability_figures(results: Mapping[str, Any], tone: Mapping[str, str], names: Sequence[str]) -> list[Figure]:
+    """Accuracy over confidence, where a metric named comes with ``detail.reliability``."""
     series = []
     for model, entry in results["models"].items():
-        for metric in entry["metrics"].values():
-            bins = metric["detail"].get("reliability")
-            if bins:
-                points = [(b["confidence"], b["accuracy"]) for b in bins]
-                series.append(Series(model, tone[model], points, (), "marked"))
+        found = [
+            m["detail"]["reliability"]
+            for n, m in entry["metrics"].items()
+            if n in names and m["detail"].get("reliability")
+        ]
+        if found:
+            points = [(b["confidence"], b["accuracy"]) for b in found[0]]
+            series.append(Series(model, tone[model], points, (), "marked"))
     if not series:
         return []
     svg = line_chart(
-        series, title="Reliability", x_label="confidence in the most likely token", diagonal=True, y_per_cent=True
+        series, title="Reliability", x_label="confidence in the most likely answer", diagonal=True, y_per_cent=True
     )
-    note = "how often the most likely token was right; on the diagonal, confidence is deserved"
-    return [Figure("Calibration at a glance", note, svg, [(one.label, one.tone) for one in series])]
+    note = "how often the most likely answer was right; on the diagonal, confidence is deserved"
+    return [Figure("Calibration at a glance", note, svg)]
 
 
-def learning_figures(run: CollectedRun, tone: Mapping[str, str]) -> list[Figure]:
+def learning_figures(trainings: Mapping[str, Sequence[Mapping[str, Any]]], tone: Mapping[str, str]) -> list[Figure]:
     """Loss over steps for each training, and held-out objectives that several trainings share."""
     figures = []
     shared: dict[str, list[Series]] = {}
-    for name in run.trainings_in_order:
-        lines, colour = run.trainings[name], tone[name]
+    for name, lines in trainings.items():
+        colour = tone[name]
         train = [(float(line["step"]), number(line.get("loss"))) for line in lines]
         held_out = [(float(line["step"]), number(line["eval_loss"])) for line in lines if "eval_loss" in line]
         series = [
-            Series("training, each step", colour, train, (), "faint"),
-            Series("training, smoothed", colour, smoothed(train)),
+            Series("training", colour, train, (), "faint"),
+            Series("training", colour, smoothed(train)),
             Series("held-out", "tone-held-out", held_out, (), "marked"),
         ]
         svg = line_chart(series, title=f"Loss of {name}", x_label="optimizer step")
         objectives = ", ".join(dict.fromkeys(key for line in lines for key in line.get("objectives", {})))
-        legend = [("training", colour)] + ([("held-out", "tone-held-out")] if held_out else [])
         if svg:
-            figures.append(Figure(f"Learning curve: {name}", f"loss: {objectives or 'not named'}", svg, legend))
+            figures.append(Figure(f"Learning curve: {name}", f"loss: {objectives or 'not named'}", svg))
         for objective in dict.fromkeys(key for line in lines for key in line.get("eval_objectives", {})):
             points = [
                 (float(line["step"]), number(line["eval_objectives"][objective]))
@@ -140,8 +134,7 @@ def learning_figures(run: CollectedRun, tone: Mapping[str, str]) -> list[Figure]
     for objective, several in shared.items():
         if len(several) > 1:
             svg = line_chart(several, title=f"Held-out {objective}", x_label="optimizer step")
-            legend = [(one.label, one.tone) for one in several]
-            figures.append(Figure(f"Held-out {objective}", "the same objective in each training", svg, legend))
+            figures.append(Figure(f"Held-out {objective}", "the same objective in each training", svg))
     return figures
 
 

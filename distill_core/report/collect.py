@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from distill_core.errors import DistillError
+from distill_core.report import recorded
 
 
 @dataclass
@@ -25,6 +26,9 @@ class CollectedRun:
         trainings: lines of ``metrics.jsonl`` by training.
         stores: ``store_info(...).to_json()`` by capture.
         manifests: ``manifest.json`` of each stage, by its directory.
+        overlap: held-out sequences and documents that are in the training data, or None where one split is missing.
+        siblings: runs beside this one with the same run file but another seed.
+        replaced: seeds of trainings that were replaced in this directory.
         problems: files that could not be read, and why.
     """
 
@@ -36,6 +40,9 @@ class CollectedRun:
     trainings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     stores: dict[str, dict[str, Any]] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overlap: dict[str, Any] | None = None
+    siblings: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -83,6 +90,12 @@ def collect(directory: Path) -> CollectedRun:
             f"{directory} is not a run directory: it holds no run.yaml and no stage's output. Give the output_dir of a "
             "run file, or run it first: distill run FILE"
         )
+    try:
+        run.overlap = recorded.overlap(run.directory)
+    except (OSError, ValueError, KeyError) as error:
+        run.problems.append(f"the prepared sequences cannot be compared: {error}")
+    run.siblings = recorded.siblings(run.directory, run.config)
+    run.replaced = recorded.replaced_seeds(run.directory)
     return run
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill_core.report.charts import Figure
+from distill_core.report.blocks import Figure
 from distill_core.report.svg import Series, line_chart
-from distill_core.report.text import difference, figure, listing, number, share
+from distill_core.report.text import difference, figure, in_sentence, listing, number, share
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def fidelity(results: Mapping[str, Any] | None, tone: Mapping[str, str]) -> Fide
 
 
 def _level(student: str, metrics: list[Mapping[str, Any]]) -> str:
-    figures = [f"{_lower(metric['label'])} {_with_unit(metric)}" for metric in metrics]
+    figures = [f"{in_sentence(metric['label'])} {_with_unit(metric)}" for metric in metrics]
     return f"How close {_the(student)} is to the teacher: {listing(figures)}."
 
 
@@ -73,7 +73,9 @@ def _with_unit(metric: Mapping[str, Any]) -> str:
 
 def _diagnosis(student: str, baseline: str, pair: list[Mapping[str, Any]], ours: Mapping[str, Any]) -> str:
     closer, better = (one["verdict"] == "better" for one in pair)
-    shown = [f"{_lower(ours[c['metric']]['label'])} {difference(c, ours[c['metric']]['unit'])['value']}" for c in pair]
+    shown = [
+        f"{in_sentence(ours[c['metric']]['label'])} {difference(c, ours[c['metric']]['unit'])['value']}" for c in pair
+    ]
     said = SAID[closer, better].format(against=baseline)
     subject = _the(student)
     return f"{subject[:1].upper()}{subject[1:]} is {said} ({'; '.join(shown)})."
@@ -87,7 +89,7 @@ def _gap(metric: str, models: Mapping[str, Any], student: str, baseline: str, te
     gone = ours - base if described["higher_is_better"] else base - ours
     if not (math.isfinite(gone) and math.isfinite(way) and way > 0):
         return []
-    label = _lower(described["label"])
+    label = in_sentence(described["label"])
     if gone < 0:
         return [
             f"In {label} it falls behind {baseline}: the teacher may be too strong for this student and this much text "
@@ -108,19 +110,14 @@ def _chart(models: Mapping[str, Any], tone: Mapping[str, str], x: str, y: str) -
     if not svg:
         return []
     note = f"up: {_axis(described[y])}"
-    return [Figure(f"{labels[1]} over {_lower(labels[0])}", note, svg, [(one.label, one.tone) for one in series])]
+    return [Figure(f"{labels[1]} over {in_sentence(labels[0])}", note, svg)]
 
 
 def _axis(metric: Mapping[str, Any]) -> str:
     better = "higher is better" if metric["higher_is_better"] else "lower is better"
     unit = "" if metric["unit"] in ("", "fraction") else f" ({metric['unit']})"
-    return f"{_lower(metric['label'])}{unit}, {better}"
+    return f"{in_sentence(metric['label'])}{unit}, {better}"
 
 
 def _the(name: str) -> str:
     return f"the {name}" if name == "student" else name
-
-
-def _lower(label: str) -> str:
-    """A label inside a sentence: lower case, but not an abbreviation."""
-    return label if label[:2].isupper() else label[:1].lower() + label[1:]

@@ -1,10 +1,9 @@
-"""Puts the page together: one HTML file with its style and its charts inside, no script, no network."""
+"""Puts the page together: one HTML file with its style, script and charts inside; the network is never asked."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -13,26 +12,72 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill_core.report import charts
-from distill_core.report.collect import CollectedRun
-from distill_core.report.data_map import map_svg
-from distill_core.report.fidelity import fidelity
-from distill_core.report.funnel import funnel_tables
-from distill_core.report.made_data import KEPT, REST, selection_map, synthetic_samples
-from distill_core.report.summary import metric_rows
-from distill_core.report.text import MISSING, difference, figure, share, short, size, visible
-from distill_core.report.verdict import Headline
+from distill_core.report.blocks import Figure, Section
+from distill_core.report.sections import Missing, View, record, sections_of
+from distill_core.report.text import visible
 
-LONGEST_JSON = 20_000
-"""Characters of a manifest shown on the page; the file itself has the rest."""
+MOST_FLAGS = 5
+"""Shown above the headline; all errors are."""
+
+LARGEST_BYTES = 5_000_000
+"""A page is smaller than this; tests hold it to that."""
 
 
-def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str]]) -> str:
-    """The page as text.
+def render(content: Mapping[str, Any]) -> str:
+    """The page as text, from the content of ``report.json`` and nothing else.
 
     Args:
-        run: what the run directory holds.
-        found: the headline.
-        sections: further sections by plugins, (title, text).
+        content: what :func:`distill_core.report.content.content_of` returned, or ``report.json`` read back.
+    """
+    view = View(content)
+    sections, missing = sections_of(view)
+    results = view.results
+    glance = charts.metric_figures(results, view.tone, charts.primary_metrics(results)[:2]) if results else []
+    errors = sum(flag["severity"] == "error" for flag in content["flags"])  # they come first
+    shown = content["flags"][: max(errors, MOST_FLAGS)]
+    return render_page(
+        title=content["name"],
+        headline=content["headline"],
+        flags=shown,
+        more_flags=len(content["flags"]) - len(shown),
+        notices=_notices(content),
+        tone=view.tone,
+        glance=glance,
+        sections=sections,
+        plugin_sections=content["sections"],
+        record=record.section(view),
+        missing=missing,
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    headline: Any,
+    flags: Sequence[Mapping[str, Any]],
+    notices: Sequence[str],
+    tone: Mapping[str, str],
+    glance: Sequence[Figure],
+    more_flags: int = 0,
+    sections: Sequence[Section],
+    plugin_sections: Sequence[Mapping[str, str]] = (),
+    record: Section | None = None,
+    missing: Sequence[Missing] = (),
+) -> str:
+    """A page of sections, with style and script inside.
+
+    Args:
+        title: of the page.
+        headline: a ``Headline``, or the same as a mapping.
+        flags: shown in red above everything.
+        more_flags: how many more there are in the section on integrity.
+        notices: sentences above the sections.
+        tone: colour class per model.
+        glance: charts beside the headline.
+        sections: in their order.
+        plugin_sections: title and text each.
+        record: last section.
+        missing: what could not be shown, and why.
     """
     environment = Environment(
         loader=PackageLoader("distill_core.report"),
@@ -41,171 +86,41 @@ def render(run: CollectedRun, found: Headline, sections: Sequence[tuple[str, str
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(visible=visible, short=short, size=size, share=share)
-    style = (resources.files("distill_core.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    results = run.results
-    tone = charts.tones(results, run.trainings_in_order)
-    tables, problems = funnel_tables(run.manifests, run.data)
-    run.problems += problems
-    context = {
-        "title": run.name,
-        "style": Markup(style),  # our own file
-        "style_hash": digest,
-        "headline": found,
-        "run": run,
-        "results": results,
-        "tone": tone,
-        "table": metric_table(results) if results else [],
-        "facts": facts(results) if results else [],
-        "metric_figures": charts.metric_figures(results, tone) if results else [],
-        "other_figures": _other_figures(run, tone),
-        "fidelity": fidelity(results, tone),
-        "learning_figures": charts.learning_figures(run, tone),
-        "generations": (results.get("generations") or {}).get("samples", []) if results else [],
-        "stores": [_store(name, store) for name, store in run.stores.items()],
-        "funnels": [_funnel(split, summary) for split, summary in run.data.items()],
-        "funnel_tables": tables,
-        "synthetic_samples": synthetic_samples(run.directory),
-        "map_figure": _map_figure(run),
-        "environment": _environment(run),
-        "stages": [_stage(name, manifest) for name, manifest in run.manifests.items()],
-        "sections": sections,
-        "missing": MISSING,
-    }
-    return environment.get_template("page.html").render(context)
+    environment.filters.update(visible=visible)
+    style, script = _own("style.css"), _own("script.js")
+    return environment.get_template("page.html").render(
+        title=title,
+        style=Markup(style),  # our own files
+        script=Markup(script),
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+        headline=headline,
+        flags=flags,
+        more_flags=more_flags,
+        notices=notices,
+        tone=tone,
+        glance=glance,
+        sections=sections,
+        plugin_sections=plugin_sections,
+        record=record,
+        missing=missing,
+    )
 
 
-def _map_figure(run: CollectedRun) -> charts.Figure | None:
-    found = selection_map(run.directory, run.manifests, run.config)
-    if found is None:
-        return None
-    colours = {REST: "tone-teacher", KEPT: "tone-0"}
-    legend = [(f"{label}: {group['count']:,}", colours[label]) for label, group in found["groups"].items()]
-    note = "sequences of the pool by their mean hidden states, in the plane of their two principal components"
-    return charts.Figure("Pool and selection", note, map_svg(found, colours), legend)
-
-
-def _other_figures(run: CollectedRun, tone: Mapping[str, str]) -> list[charts.Figure]:
-    if run.results is None:
-        return []
-    return charts.position_figures(run.results, tone) + charts.reliability_figures(run.results, tone)
-
-
-def metric_table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the side by side table: per metric the figure of each model and the student's paired differences."""
-    rows, metrics = [], metric_rows(results)
-    for name, described in metrics.items():
-        source = described["derived_from"] or name
-        cells = {}
-        for model, entry in results["models"].items():
-            metric = entry["metrics"].get(name)
-            cells[model] = figure(metric) if metric else None
-        verdicts = [
-            {
-                "baseline": comparison["baseline"],
-                "verdict": comparison["verdict"],
-                "shown": None if described["derived_from"] else difference(comparison, described["unit"]),
-                "source": metrics[source]["label"].lower() if described["derived_from"] else "",
-            }
-            for comparison in results["comparisons"]
-            if comparison["metric"] == source and results["models"][comparison["baseline"]]["role"] != "teacher"
-        ]
-        rows.append(
-            {
-                "label": described["label"],
-                "unit": "" if described["unit"] == "fraction" else described["unit"],
-                "direction": "higher is better" if described["higher_is_better"] else "lower is better",
-                "primary": described["primary"],
-                "cells": cells,
-                "verdicts": verdicts,
-            }
-        )
-    return rows
-
-
-def facts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Sizes and speeds, a row each, with every model's figure."""
-    models = results["models"]
-    speed = (results.get("efficiency") or {}).get("models", {})
-    rows = [
-        {"label": "Parameters", "note": "", "cells": {n: short(m["parameters"]) for n, m in models.items()}},
-        {
-            "label": "of them embeddings",
-            "note": "",
-            "cells": {n: short(m["embedding_parameters"]) for n, m in models.items()},
-        },
-        {"label": "Layers", "note": "", "cells": {n: str(m["layers"] or MISSING) for n, m in models.items()}},
-        {
-            "label": "Weights on disk",
-            "note": "",
-            "cells": {n: size(m["bytes_on_disk"]) if m["bytes_on_disk"] else MISSING for n, m in models.items()},
-        },
+def _notices(content: Mapping[str, Any]) -> list[str]:
+    results = content.get("results") or {}
+    found = list(results.get("warnings", []))
+    found += [
+        f"{entry['evaluator']} was not measured for {entry['models']}: {entry['reason']}"
+        for entry in results.get("not_measured", [])
     ]
-    for label, key in (("Reads", "prefill"), ("Writes", "decode")):
-        if speed:
-            cells = {name: _speed(speed[name], key) if name in speed else MISSING for name in models}
-            rows.append({"label": label, "note": "tokens/s, slowest to fastest round", "cells": cells})
-    return rows
+    return found + list(content["problems"])
 
 
-def _speed(speed: Mapping[str, Any], key: str) -> str:
-    low, high = speed[f"{key}_range"]
-    return f"{short(speed[f'{key}_tokens_per_s'])} ({short(low)} to {short(high)})"
+def _own(name: str) -> str:
+    return (resources.files("distill_core.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _store(name: str, store: Mapping[str, Any]) -> dict[str, Any]:
-    meta = store.get("meta", {})
-    parts = sorted(store.get("split_per_row", {}).items(), key=lambda item: -item[1])
-    return {
-        "name": name,
-        "method": f"{meta.get('method', MISSING)}, k = {meta.get('k', MISSING)}",
-        "labels": f"{store['n_rows']:,}",
-        "bytes_per_label": f"{store['bytes_per_row']:.1f}",
-        "split": ", ".join(f"{part} {n_bytes:.1f}" for part, n_bytes in parts),
-        "size": size(store["n_bytes"]),
-        "complete": store["complete"],
-    }
-
-
-def _funnel(split: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [("records read", f"{summary['records_in']:,}")] if "records_in" in summary else []
-    steps += [("sequences to choose from", f"{summary['pool']:,}")] if "pool" in summary else []
-    steps += [
-        (f"dropped by {entry['filter']}", _dropped(entry["dropped"], entry["reasons"]))
-        for entry in (() if "funnel" in summary else summary.get("filters", ()))  # else they have a table of their own
-    ]
-    steps += [(f"left out: {reason}", f"{count:,}") for reason, count in summary.get("dropped", {}).items()]
-    documents = summary.get("documents", {})
-    totals = {"documents": len(documents) if isinstance(documents, dict) else documents}
-    totals |= {key: summary[key] for key in ("sequences", "tokens", "predicted_tokens") if key in summary}
-    return {"split": split, "steps": steps, "totals": [(k.replace("_", " "), f"{v:,}") for k, v in totals.items()]}
-
-
-def _dropped(count: int, reasons: Mapping[str, int]) -> str:
-    why = ", ".join(f"{reason}: {n:,}" for reason, n in reasons.items())
-    return f"{count:,}" + (f" ({why})" if why else "")
-
-
-def _environment(run: CollectedRun) -> dict[str, Any]:
-    """Versions and machine as the latest stage recorded them, flattened."""
-    found: dict[str, Any] = {}
-    for manifest in run.manifests.values():
-        for key, value in (manifest.get("environment") or {}).items():
-            found.update({str(k): v for k, v in value.items()} if isinstance(value, dict) else {key: value})
-    if run.results:
-        found |= {"device": run.results["settings"]["device"], "threads": run.results["settings"]["threads"]}
-        dtypes = run.results["settings"]["dtype"].values()
-        found["evaluated in"] = ", ".join(sorted(set(dtypes)))
-    return {key: value for key, value in found.items() if value not in ("", None)}
-
-
-def _stage(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = manifest.get("seconds")
-    return {
-        "name": name,
-        "status": str(manifest.get("status", "")),
-        "seconds": f"{seconds:,.0f} s" if isinstance(seconds, (int, float)) else "",
-        "fingerprint": str(manifest.get("fingerprint", ""))[:12],
-        "json": visible(json.dumps(manifest, indent=1, ensure_ascii=False), limit=LONGEST_JSON),
-    }
+def _digest(text: str) -> str:
+    """What the content security policy calls a hash source."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

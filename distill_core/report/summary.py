@@ -14,18 +14,31 @@ from distill_core.report.text import MISSING, difference, figure, share, short, 
 from distill_core.report.verdict import headline
 
 STYLES = {"better": "green", "worse": "red", "no clear difference": "dim", "undecidable": "dim"}
+ALARMS = {"error": "bold red"}
 MARKS = {"better": "better", "worse": "worse", "no clear difference": "no clear diff.", "undecidable": "undecidable"}
 
 
-def summary_table(results: Mapping[str, Any], *, report: Path | None = None) -> RenderableType:
+def summary_table(
+    results: Mapping[str, Any], *, report: Path | None = None, content: Mapping[str, Any] | None = None
+) -> RenderableType:
     """Models by metrics with intervals, the student's paired differences with verdicts, and the path of the report.
 
     Args:
         results: what ``evaluate`` returns (``results.json``).
+        content: ``report.json``, whose verdict and flags are then shown; default: those of the results alone.
         report: path of the page, printed at the end.
     """
-    found = headline(results)
-    parts: list[RenderableType] = [Text(visible(found.title), style="bold"), _models(results)]
+    said: Mapping[str, Any] = content or {"results": results, "flags": results.get("flags", [])}
+    found = headline(said)
+    parts: list[RenderableType] = [Text(visible(found.title), style="bold")]
+    parts += [
+        Text(
+            f"{flag['severity']}: {visible(str(flag['reason']))}",
+            style="red" if flag["severity"] == "error" else "yellow",
+        )
+        for flag in said.get("flags", [])
+    ]
+    parts.append(_models(results))
     if results["comparisons"]:
         parts.append(_comparisons(results))
     notes = [*results["warnings"]]

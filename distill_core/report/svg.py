@@ -16,6 +16,9 @@ from distill_core.report.text import visible
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
+LABEL_CHARACTERS, CHARACTER_WIDTH, LABEL_HEIGHT = 16, 6.6, 14
+"""Longest label at the end of a line, and about how wide and high its letters are."""
+
 MAX_POINTS = 240
 """Longer lines are thinned to so many points, keeping both ends."""
 
@@ -90,8 +93,10 @@ def line_chart(
 ) -> Markup:
     """Lines over a common axis, with uncertainty bands, dots or a diagonal (reliability).
 
+    Each line carries its label at its end and each single dot beside it, so no legend is needed.
+
     Args:
-        series: later ones are drawn on top.
+        series: later ones are drawn on top; of several with one label the last one carries it.
         title: what a screen reader says.
         x_label: under the axis.
         x_log: logarithmic axis, for x > 0.
@@ -105,17 +110,18 @@ def line_chart(
         return Markup("")
     xs = [x for one in drawn for x, _ in one.points]
     ys = [value for one in drawn for value in _extremes(one)]
-    x_of = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log=x_log)
+    right = WIDTH - RIGHT - _label_room(drawn)
+    x_of = _axis(min(xs), max(xs), LEFT, right, log=x_log)
     low, high = (0.0 if y_zero else min(ys)), max(ys)
     if diagonal:
         low, high = 0.0, max(high, max(xs))
-        x_of = _axis(0.0, high, LEFT, WIDTH - RIGHT)
+        x_of = _axis(0.0, high, LEFT, right)
     pad = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
     y_of = _axis(low - (0 if y_zero or diagonal else pad), high + pad, HEIGHT - BOTTOM, TOP)
     label = (lambda v: f"{100 * v:.0f}%") if y_per_cent else tick_text
-    parts = [_grid_y(ticks(low, high + pad, 4), y_of, label)]
+    parts = [_grid_y(ticks(low, high + pad, 4), y_of, label, right)]
     x_low, x_high = (0.0, high) if diagonal else (min(xs), max(xs))
-    parts.append(_grid_x(_powers(x_low, x_high) if x_log else ticks(x_low, x_high, 5), x_of, label, x_label))
+    parts.append(_grid_x(_powers(x_low, x_high) if x_log else ticks(x_low, x_high, 5), x_of, label, x_label, right))
     if diagonal:
         parts.append(
             f'<line class="diagonal" x1="{x_of(0):.1f}" y1="{y_of(0):.1f}"'
@@ -123,7 +129,46 @@ def line_chart(
         )
     parts += [_band(one, x_of, y_of) for one in drawn if one.bands]
     parts += [_line(one, x_of, y_of) for one in drawn]
+    parts.append(_labels(drawn, x_of, y_of))
     return _svg(title, HEIGHT, parts)
+
+
+def _label(one: Series) -> str:
+    text = visible(one.label, limit=120).replace("\n", " ")
+    return text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 1] + "\u2026"
+
+
+def _label_room(drawn: Sequence[Series]) -> float:
+    """Width kept free on the right for the longest label."""
+    return 8 + CHARACTER_WIDTH * max(len(_label(one)) for one in drawn)
+
+
+def _labels(drawn: Sequence[Series], x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
+    """The labels beside the last points, moved apart where they would overlap."""
+    last = {one.label: one for one in drawn}
+    placed = sorted((y_of(one.points[-1][1]), index, one) for index, one in enumerate(last.values()))
+    heights = spread([y for y, _, _ in placed], LABEL_HEIGHT, TOP + 4, HEIGHT - BOTTOM)
+    parts = []
+    for y, (_, _, one) in zip(heights, placed, strict=True):
+        x = x_of(one.points[-1][0]) + 8
+        parts.append(f'<text class="end {one.tone}" x="{x:.1f}" y="{y + 4:.1f}">{escape(_label(one))}</text>')
+    return "".join(parts)
+
+
+def spread(heights: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
+    """Sorted heights moved apart to at least ``gap``, kept between ``top`` and ``bottom`` where there is room.
+
+    >>> spread([10.0, 12.0, 50.0], 14.0, 0.0, 100.0), spread([98.0, 99.0], 14.0, 0.0, 100.0)
+    ([10.0, 24.0, 50.0], [86.0, 100.0])
+    """
+    found: list[float] = []
+    for height in heights:
+        found.append(max(height, top, found[-1] + gap if found else top))
+    limit = bottom
+    for index in range(len(found) - 1, -1, -1):
+        found[index] = min(found[index], limit)
+        limit = found[index] - gap
+    return found
 
 
 def interval_chart(rows: Sequence[Interval], *, title: str, zero: bool = False) -> Markup:
@@ -189,22 +234,26 @@ def _powers(low: float, high: float) -> list[float]:
     return [2.0**exponent for exponent in exponents][::every]
 
 
-def _grid_y(values: Sequence[float], y_of: Callable[[float], float], label: Callable[[float], str]) -> str:
+def _grid_y(
+    values: Sequence[float], y_of: Callable[[float], float], label: Callable[[float], str], right: float
+) -> str:
     parts = []
     for value in values:
         y = y_of(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>')
     return "".join(parts)
 
 
-def _grid_x(values: Sequence[float], x_of: Callable[[float], float], label: Callable[[float], str], title: str) -> str:
+def _grid_x(
+    values: Sequence[float], x_of: Callable[[float], float], label: Callable[[float], str], title: str, right: float
+) -> str:
     base = HEIGHT - BOTTOM
     parts = [
         f'<text class="tick" x="{x_of(value):.1f}" y="{base + 16}" text-anchor="middle">{label(value)}</text>'
         for value in values
     ]
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = (LEFT + right) / 2
     parts.append(f'<text class="axis" x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{_text(title)}</text>')
     return "".join(parts)
 

@@ -156,6 +156,16 @@ def times(value: float) -> str:
     return f"{value:.0f}\u00d7" if value >= 10 else f"{value:.1f}\u00d7"
 
 
+def in_sentence(label: str) -> str:
+    """A label inside a sentence: lower case, but not an abbreviation or a name.
+
+    >>> in_sentence("Cross-entropy"), in_sentence("KL to the teacher"), in_sentence("Jensen-Shannon divergence")
+    ('cross-entropy', 'KL to the teacher', 'Jensen-Shannon divergence')
+    """
+    first = label.split(" ", 1)[0]
+    return label if any(letter.isupper() for letter in first[1:]) else label[:1].lower() + label[1:]
+
+
 def listing(names: list[str], *, last: str = "and") -> str:
     """
     >>> listing(["a"]), listing(["a", "b"]), listing(["a", "b", "c"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bias_plot, quality_plot
+from benchmarks import bias_plot, dataset_plot, quality_plot
 from benchmarks.__main__ import NAMES
 from benchmarks.result import load
 from benchmarks.tables import MARK, PAGE, RESULTS, renewed
@@ -31,6 +31,13 @@ def test_a_changed_result_would_change_the_page() -> None:
     assert stale != page and renewed(stale) == page
 
 
-@pytest.mark.parametrize(("name", "plot"), [("gradient_quality", quality_plot), ("target_bias", bias_plot)])
+@pytest.mark.parametrize(
+    ("name", "plot"),
+    [
+        ("gradient_quality", quality_plot),
+        ("target_bias", bias_plot),
+        ("dataset_distillation_digits", dataset_plot),
+    ],
+)
 def test_the_plot_is_that_of_the_result(name: str, plot: Any) -> None:
     assert plot.PICTURE.read_text(encoding="utf-8") == plot.picture(load(RESULTS / f"{name}.json"))

@@ -107,7 +107,7 @@ def test_ece_of_a_deserved_and_an_undeserved_confidence() -> None:
     for labels, expected in (([0, 0, 0, 1], 0.0), ([1, 1, 1, 1], 0.75)):
         accumulator = Calibration().begin(context())
         accumulator.update(rows_of([[0, *labels]], logits))
-        (ece,) = accumulator.measurements()
+        ece = accumulator.measurements()[0]
         assert ece.value == pytest.approx(expected, abs=1e-7)
         assert ece.detail["reliability"] == [
             {"confidence": pytest.approx(0.75), "accuracy": labels.count(0) / 4, "n": 4}

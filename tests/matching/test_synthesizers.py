@@ -25,12 +25,19 @@ from distill_synthesis.matching.state import STATE_FILE
 from distill_synthesis.matching.synthesizer import IMAGES
 from tests.matching.conftest import LABELS, SIDE, image_records, make
 
-NAMES = ("gradient-matching", "distribution-matching", "trajectory-matching", "kernel-regression")
+NAMES = (
+    "gradient-matching",
+    "distribution-matching",
+    "trajectory-matching",
+    "performance-matching",
+    "kernel-regression",
+)
 EXPERTS = {"experts": 2, "expert_epochs": 3, "expert_batch": 8, "latest_start": 1, "student_steps": 3}
 
 
 def options_of(name: str) -> dict[str, Any]:
-    return EXPERTS if name == "trajectory-matching" else {}
+    more: dict[str, dict[str, Any]] = {"trajectory-matching": EXPERTS, "performance-matching": {"student_steps": 2}}
+    return more.get(name, {})
 
 
 def written(made: Any, directory: Path, records: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -51,6 +58,9 @@ def test_records_have_the_form_of_the_source(name: str, flat: bool, tmp_path: Pa
     assert len({record["document"] for record in records}) == 6
     assert json.loads(json.dumps(records)) == records
     assert made.summary()[name]["real_images"] == 24
+    pictures = json.loads((tmp_path / "pictures.json").read_text())
+    assert (pictures["size"], pictures["image"], pictures["label"]) == ([SIDE, SIDE, 1], "image", "label")
+    assert len(pictures["loss"]) == 4 and np.isfinite(pictures["loss"]).all()
 
 
 @pytest.mark.parametrize("name", ["gradient-matching", "distribution-matching", "kernel-regression"])
@@ -78,6 +88,7 @@ def test_seeds_make_sets(start: str, tmp_path: Path) -> None:
         ("gradient-matching", {"network_steps": 3, "augmentations": ["crop", "rotate", "cutout"]}),
         ("distribution-matching", {"augmentations": ["brightness"]}),
         ("trajectory-matching", EXPERTS),
+        ("performance-matching", {"student_steps": 2, "augmentations": ["contrast", "crop"]}),
         ("kernel-regression", {"latest_training": 3, "augmentations": ["scale"]}),
     ],
     ids=NAMES,

@@ -17,8 +17,9 @@ from distill_core.errors import ConfigError, TrainingError
 from distill_core.interfaces import BuildContext, EvaluationContext
 from distill_core.registry import get_registry
 from distill_core.types import RowInfo, TeacherSignals, TokenBatch
-from distill_evaluation.answers import Answers, write
+from distill_evaluation.answers import Answers
 from distill_evaluation.answers_options import AnswersOptions
+from distill_evaluation.writing import write
 from distill_objectives.row_weights.domains import Domains
 from distill_objectives.row_weights.options import DomainsOptions, ProgressiveStepsOptions
 from distill_objectives.row_weights.progressive_steps import ProgressiveSteps

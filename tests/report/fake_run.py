@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distill_core.engine.results import compare, figures, finite
+from distill_core.engine.results import compare, figures, finite, write_documents
 from distill_core.interfaces import Measurement
 from distill_core.store import RowArrays, StoreMeta, StoreWriter
 
@@ -207,6 +207,12 @@ def write_training(directory: Path, objective: str, start: float, end: float, se
     (directory / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_sums(directory: Path, **options: Any) -> None:
+    """``documents.jsonl`` beside the results."""
+    measured = {name: [("made up", m) for m in measurements(name, **options)] for name in MODELS}
+    write_documents(directory / "evaluate" / "documents.jsonl", measured)
+
+
 def write_store(directory: Path) -> None:
     rng = np.random.default_rng(4)
     meta = StoreMeta(vocabulary_size=49152, tokenizer_fingerprint="8d2b6c1f", teacher="smollm2", method="topk", k=12)
@@ -266,4 +272,5 @@ def write_run(directory: Path, *, evaluated: bool = True, **options: Any) -> Pat
         write_json(directory / stage / "manifest.json", manifest)
     if evaluated:
         write_json(directory / "evaluate" / "results.json", results(**options))
+        write_sums(directory, **{key: value for key, value in options.items() if key != "samples"})
     return directory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -10,14 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from rich.console import Console
 
 from distill_core.errors import DistillError
-from distill_core.report import summary_table, write_report
+from distill_core.report import render, schema, summary_table, write_report
+from distill_core.report.page import LARGEST_BYTES
 from distill_core.report.text import visible
-from distill_core.report.verdict import headline
-from tests.report.fake_run import SAMPLES, results, write_run
+from distill_core.report.verdict import Headline, headline
+from tests.report.fake_run import SAMPLES, results, write_json, write_run
 
 HOSTILE = (
     "<script>alert(1)</script>\x00 \u202egnp.exe \u05e9\u05dc\u05d5\u05dd 👩🏽‍🚀 "
@@ -76,14 +80,17 @@ def test_page_is_whole_small_and_self_contained(run: Path) -> None:
     structure = Structure(page)
     assert structure.open == [], "every element is closed"
     assert len(page.encode()) < 1_000_000
-    assert not [tag for tag, _ in structure.tags if tag in ("script", "iframe", "object", "embed", "base", "form")]
+    assert not [tag for tag, _ in structure.tags if tag in ("iframe", "object", "embed", "base", "form", "img")]
+    anchors = {f"#{attributes['id']}" for _, attributes in structure.tags if "id" in attributes}
     for tag, attributes in structure.tags:
         for name in ("src", "href", "xlink:href", "srcset"):
-            assert attributes.get(name, "data:,") == "data:,", (tag, attributes)
+            assert attributes.get(name, "data:,") in {"data:,", *anchors}, (tag, attributes)
         assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
     assert "url(" not in page and "@import" not in page
     (policy,) = [a["content"] for _, a in structure.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None and policy.startswith("default-src 'none'") and "unsafe" not in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.S)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
 
 
 def test_page_says_everything(run: Path) -> None:
@@ -115,6 +122,55 @@ def test_page_says_everything(run: Path) -> None:
         assert expected in text, expected
     kl = found["models"]["student"]["metrics"]["forward_kl"]
     assert f"{kl['value']:.3f}" in text
+    for question in ("Is the student good?", "Compared with what?", "At what cost?", "Can I trust it?"):
+        assert text.count(question) == 1
+    assert "What this page cannot show" in text and "no evaluator measured it" in text
+
+
+def test_the_page_is_made_from_report_json_alone(run: Path, tmp_path: Path) -> None:
+    page = page_of(run)
+    copy = tmp_path / "elsewhere.json"
+    shutil.copy(run / "report" / "report.json", copy)
+    assert render(json.loads(copy.read_text(encoding="utf-8"))) == page
+
+
+@pytest.mark.parametrize("missing", [None, "evaluate", "train", "data", "run.yaml"])
+def test_report_json_keeps_to_the_published_schema(run: Path, tmp_path: Path, missing: str | None) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    if missing is not None:
+        target = directory / missing
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    page_of(directory, ("acme", [("A", "b")]))
+    content = json.loads((directory / "report" / "report.json").read_text(encoding="utf-8"))
+    judge = jsonschema.Draft202012Validator(schema())
+    judge.check_schema(schema())
+    judge.validate(content)
+    assert not judge.is_valid({**content, "flags": [{"flag": "x", "severity": "bad", "reason": ""}]})
+    assert not judge.is_valid({key: value for key, value in content.items() if key != "checks"})
+    assert not judge.is_valid({**content, "more": 1})
+
+
+def test_the_published_schema_is_the_packaged_one(repository: Path) -> None:
+    assert json.loads((repository / "docs" / "report.schema.json").read_text(encoding="utf-8")) == schema()
+
+
+def test_a_large_run_stays_below_five_megabytes(run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "large"
+    shutil.copytree(run, directory)
+    path = directory / "evaluate" / "results.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    outputs = dict.fromkeys(found["models"], "word " * 4000)
+    found["generations"]["samples"] = [{"prompt": f"{i} " * 300, "outputs": outputs} for i in range(300)]
+    path.write_text(json.dumps(found), encoding="utf-8")
+    for index in range(80):
+        write_json(
+            directory / "train" / f"more-{index}" / "manifest.json", {"stage": "train", "parts": ["x" * 90] * 900}
+        )
+    lines = "".join(json.dumps({"step": s, "loss": 1 / s, "tokens": 8}) + "\n" for s in range(1, 20_001))
+    (directory / "train" / "student" / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    page = page_of(directory)
+    assert len(page.encode()) < LARGEST_BYTES and "The first 40 of 300" in page
 
 
 def test_report_json_holds_what_the_page_shows(run: Path) -> None:
@@ -151,7 +207,9 @@ def test_foreign_text_stays_text(run: Path, tmp_path: Path) -> None:
     page = page_of(directory, ("acme", [(HOSTILE, HOSTILE)]))
     structure = Structure(page)
     assert structure.open == []
-    assert not [tag for tag, attributes in structure.tags if tag == "script" or "onload" in attributes]
+    assert [tag for tag, _ in structure.tags].count("script") == 1, "our own"
+    assert not [tag for tag, attributes in structure.tags if "onload" in attributes]
+    page = page.replace("<script>\n// Tables sort", "").replace("<script>// Tables sort", "")
     for raw in ("<script", "\x00", "\u202e", "\x1b"):
         assert page.count(raw) == 0, (raw, page[max(0, page.find(raw) - 80) : page.find(raw) + 20])
     assert "49" not in re.findall(r"\{\{ (.*?) \}\}", page) and "{{ 7 * 7 }}" in page, "no template in data is run"
@@ -209,6 +267,10 @@ def test_a_plugin_that_answers_nonsense_is_named(run: Path) -> None:
     assert "<bdi>Good</bdi>" in page
 
 
+def said(found: dict[str, Any] | None) -> Headline:
+    return headline({"results": found, "checks": [], "flags": []})
+
+
 def changed(verdicts: dict[str, str], *, documents: int = 14) -> dict[str, Any]:
     """Results whose comparisons with the baseline have the verdicts given by metric."""
     found = results(documents=documents)
@@ -230,7 +292,7 @@ def changed(verdicts: dict[str, str], *, documents: int = 14) -> dict[str, Any]:
     ],
 )
 def test_headline_follows_the_verdicts(cross_entropy: str, forward_kl: str, tone: str, title: str) -> None:
-    found = headline(changed({"cross_entropy": cross_entropy, "forward_kl": forward_kl}))
+    found = said(changed({"cross_entropy": cross_entropy, "forward_kl": forward_kl}))
     assert found.tone == tone
     assert title in found.title
 
@@ -239,19 +301,21 @@ def test_headline_without_baseline_student_or_results() -> None:
     found = results()
     found["models"].pop("hard-labels")
     found["comparisons"] = [c for c in found["comparisons"] if c["baseline"] != "hard-labels"]
-    alone = headline(found)
+    alone = said(found)
     assert (alone.tone, alone.caveat) == ("open", "")
     assert "no baseline" in alone.title and "`compare`" in alone.sentences[0]
     found["models"].pop("student")
     found["comparisons"] = []
-    assert headline(found).title == "Only the teacher was evaluated."
-    assert headline(None).title == "Not evaluated yet."
+    assert said(found).title == "Only the teacher was evaluated."
+    assert said(None).title == "Not evaluated yet."
 
 
 def test_one_document_gives_a_page_without_intervals(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", documents=1))
     assert "Too few held-out documents" in page and "undecidable" in page
-    assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S).lower().replace("finance", "")
+    assert "No claim can be made: One problem must be mended first." in page and 'class="error"' in page
+    page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.S)
+    assert "nan" not in page.lower().replace("finance", "")
 
 
 def test_summary_table(run: Path) -> None:
@@ -277,3 +341,81 @@ def test_summary_table(run: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
     assert page_of(run) == page_of(run)
+
+
+def test_what_is_kept_of_the_teacher_and_what_it_takes(run: Path, tmp_path: Path) -> None:
+    """Retention, transfer, memory and metrics of the data, as the evaluation writes them."""
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    found = results()
+    gap = {"value": 0.19, "standard_error": 0.02, "interval": [0.15, 0.23], "n_documents": 14, "reason": ""}
+    none = {**gap, "value": None, "interval": [None, None], "reason": "the teacher is not told from the baseline"}
+    found["retention"] = [
+        {
+            "metric": name,
+            "model": "student",
+            "teacher": "teacher",
+            **gap,
+            "value": 0.5,
+            "gap_closed": {"hard-labels": one},
+        }
+        for name, one in (("cross_entropy", gap), ("accuracy", none))
+    ]
+    shape = ["A, 8 layers, 576 wide", "A, 4 layers, 576 wide"]
+    found["transfer"] = [
+        {"metric": "accuracy", "architectures": shape, "values": {}, "mean": 0.25, "spread": 0.01, "worst": 0.2}
+    ]
+    for one in found["efficiency"]["models"].values():
+        one |= {"peak_bytes": 2_000_000_000, "weight_bytes": 226_000_000}
+    found["data"]["metrics"] = {
+        "distinct": {**found["models"]["student"]["metrics"]["accuracy"], "label": "Distinct-2"}
+    }
+    write_json(directory / "evaluate" / "results.json", found)
+    text = re.sub(r"[ \n]+", " ", " ".join(Structure(page_of(directory)).text))
+    for expected in (
+        "Gap to the teacher closed from hard-labels",
+        "19.0\u202f% 15.0 to 23.0",
+        "\u2013 the teacher is not told from the baseline",
+        "A, 8 layers, 576 wide; A, 4 layers, 576 wide",
+        "Peak memory 2 GB",
+        "Distinct-2",
+    ):
+        assert expected in text, expected
+
+
+def test_metrics_go_to_the_section_of_their_aspect(run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    found = results()
+    metric = {**found["models"]["student"]["metrics"]["accuracy"], "primary": False}
+    groups = {"groups": [{"group": "a<b", "n": 4, "accuracy": 0.25}, {"group": "c", "n": 9, "accuracy": None}]}
+    for name, aspect in (("gap", "fairness"), ("chain", "reasoning"), ("smell", "odour")):
+        detail = groups if name == "gap" else {}
+        found["models"]["student"]["metrics"][name] = {
+            **metric,
+            "label": f"The {name}",
+            "aspect": aspect,
+            "detail": detail,
+        }
+    write_json(directory / "evaluate" / "results.json", found)
+    page = page_of(directory)
+    for name, anchor in (("gap", "fairness"), ("chain", "reasoning"), ("smell", "aspect-")):
+        section = page[page.index(f'id="{anchor}') :]
+        assert f"The {name}" in section[: section.index("</section>")], name
+    assert "<bdi>Odour</bdi></h2>" in page and "a&lt;b" in page and "The gap: groups, student" in page
+    missing = page[page.index('id="missing"') :]
+    assert "Fairness" not in missing and "Diversity" in missing
+
+
+def test_many_flags_leave_the_first_screen_to_the_answers(run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    found = results()
+    found["flags"] = [{"flag": f"low-{i}", "severity": "warning", "reason": f"Weak {i}."} for i in range(9)]
+    found["flags"].append({"flag": "leak", "severity": "error", "reason": "It leaks."})
+    write_json(directory / "evaluate" / "results.json", found)
+    page = page_of(directory)
+    head = page[: page.index("<h1")]
+    assert "It leaks." in head and head.index("It leaks.") < head.index("Weak 0.") and "Weak 4." not in head
+    assert "5 more warnings stand under" in head
+    assert all(f"Weak {i}." in page[page.index('id="integrity"') :] for i in range(9))

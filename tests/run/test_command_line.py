@@ -30,6 +30,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "report",
+    "compare",
     "doctor",
     "version",
     "plugins",

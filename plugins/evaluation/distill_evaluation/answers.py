@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import torch
-
 from distill_core.errors import DataError, SignalError
 from distill_core.interfaces import EvaluationContext, Measurement, Verdict
 from distill_evaluation.answers_options import AnswersOptions, AskOptions
+from distill_evaluation.writing import write
 
 SHOWN = 5
 """Answers shown in the details of a metric."""
@@ -27,6 +26,8 @@ class Answers:
       ``document``, so standard errors are clustered by it.
     - ``answer_accuracy``, where ``trained_way`` is given: each model asked in the way it was trained for.
     """
+
+    aspect = "reasoning"
 
     def __init__(self, options: AnswersOptions) -> None:
         self.options = options
@@ -106,52 +107,3 @@ def read_answer(text: str, pattern: str | None) -> str | None:
         return lines[0].strip() if lines else None
     found = list(re.finditer(pattern, text))
     return found[-1]["answer"].strip() or None if found else None
-
-
-@torch.no_grad()
-def write(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, batch: int) -> tuple[list[str], int]:
-    """Greedy continuations without the prompts, batched with left padding, and how many tokens were written.
-
-    Prompts are encoded without special tokens, as the data stage encodes them; a model's own generation settings are
-    set aside, so that all are asked alike.
-
-    Raises:
-        SignalError: a prompt that does not fit the model's context.
-    """
-    from transformers import GenerationConfig
-
-    encoded = [list(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(map(len, encoded))
-    if limit is not None and longest + max_new_tokens > limit:
-        raise SignalError(
-            f"a question of {longest} tokens and an answer of {max_new_tokens} do not fit the context of {limit} tokens"
-        )
-    end = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end if end is not None else 0)
-    make_settings: Any = GenerationConfig
-    settings = make_settings(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=pad, use_cache=True
-    )
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    texts, tokens = [""] * len(encoded), 0
-    own, model.generation_config = model.generation_config, settings
-    try:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            ids_BT, mask_BT = _left_padded([encoded[index] for index in chosen], pad, model.device)
-            output_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT)
-            for index, ids in zip(chosen, output_BT[:, ids_BT.shape[1] :].tolist(), strict=True):
-                written = ids[: ids.index(end)] if end in ids else ids
-                tokens += len(written)
-                texts[index] = tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    finally:
-        model.generation_config = own
-    return texts, tokens
-
-
-def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    ids_BT = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids_BT, mask_BT

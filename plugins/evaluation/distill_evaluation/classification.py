@@ -29,6 +29,8 @@ class Classification:
     ``sum_c (2 tp_c - F1_c (2 tp_c + fp_c + fn_c)) / (C D_c)`` with ``D_c`` the denominator above and C such classes.
     """
 
+    aspect = "utility"
+
     def __init__(self, options: NoOptions | None = None) -> None:
         self.options = options or NoOptions()
 

@@ -26,6 +26,8 @@ class LanguageModel:
     - ``accuracy``: share of rows whose most likely token is the label.
     """
 
+    aspect = "utility"
+
     def __init__(self, options: NoOptions | None = None) -> None:
         self.options = options or NoOptions()
 

@@ -36,6 +36,8 @@ class OwnText:
     ones. A document is the sequence's, so standard errors are clustered by it.
     """
 
+    aspect = "fidelity"
+
     def __init__(self, options: OwnTextOptions | None = None) -> None:
         self.options = options or OwnTextOptions()
 
@@ -92,15 +94,22 @@ def _uniforms(key: bytes, count: int, seed: int) -> Any:
 
 @torch.no_grad()
 def continued(
-    model: Any, prompts_BP: Tensor, uniforms_BT: Any, *, vocabulary: int, end: int | None = None
+    model: Any,
+    prompts_BP: Tensor,
+    uniforms_BT: Any,
+    *,
+    vocabulary: int,
+    end: int | None = None,
+    temperature: float = 1.0,
 ) -> list[list[int]]:
-    """Continuations at temperature 1, the end token included: each token inverts the distribution function.
+    """Continuations drawn at a temperature, the end token included: each token inverts the distribution function.
 
     Args:
         prompts_BP: int64 prompts of one length, at least one token.
         uniforms_BT: numbers in [0, 1), one per token that may be written.
         vocabulary: ids below this may be written.
         end: id that ends a continuation.
+        temperature: above 0.
     """
     device = model.device
     uniforms_BT = torch.as_tensor(uniforms_BT, dtype=torch.float64, device=device)
@@ -109,7 +118,8 @@ def continued(
     ids_BP, cache = prompts_BP.to(device), None
     for u_B in uniforms_BT.T:
         output = model(input_ids=ids_BP, past_key_values=cache, use_cache=True)
-        cdf_BV = output.logits[:, -1, :vocabulary].double().softmax(dim=1).cumsum(dim=1)
+        logits_BV = output.logits[:, -1, :vocabulary].double() / temperature
+        cdf_BV = logits_BV.softmax(dim=1).cumsum(dim=1)
         drawn_B1 = torch.searchsorted(cdf_BV, (u_B * cdf_BV[:, -1])[:, None], right=True).clamp_max(cdf_BV.shape[1] - 1)
         for row, (token, ended) in enumerate(zip(drawn_B1[:, 0].tolist(), ended_B.tolist(), strict=True)):
             if not ended:

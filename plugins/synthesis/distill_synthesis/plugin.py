@@ -160,6 +160,13 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "synthesizer",
+            "performance-matching",
+            "distill_synthesis.matching.performance_matching:PerformanceMatching",
+            summary="few images on which a network trained becomes good at the real ones, through all its steps",
+            options="distill_synthesis.matching.options:PerformanceMatchingOptions",
+        ),
+        component(
+            "synthesizer",
             "kernel-regression",
             "distill_synthesis.matching.kernel_regression:KernelRegression",
             summary="few images from whose features ridge regression predicts the real ones (FRePo)",

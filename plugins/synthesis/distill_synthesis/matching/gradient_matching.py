@@ -18,15 +18,14 @@ from distill_synthesis.matching.randomness import generator
 from distill_synthesis.matching.second_order import Distance, matching_gradient
 from distill_synthesis.matching.synthesizer import IMAGES, ImageSynthesizer, Variables
 
-NETWORK_MOMENTUM = 0.5
-
 
 class GradientMatching(ImageSynthesizer):
     """Dataset Condensation with Gradient Matching (arXiv 2006.05929), and with ``augmentations`` DSA (2102.08259).
 
     A step: a new random network; for every class the distance between its gradient on real images of the class and on
     the synthetic ones, summed over classes, moves the synthetic pixels. With ``network_steps`` the network is trained
-    on the synthetic images in between, and matched again.
+    on the synthetic images in between, and matched again. With ``classes: together`` (2202.02916) one gradient, over
+    all classes, is matched: what all classes have in common cancels in it.
     """
 
     NAME = "gradient-matching"
@@ -39,25 +38,37 @@ class GradientMatching(ImageSynthesizer):
         network, trained = divmod(iteration, self.options.network_steps)
         parameters = self._trained(self.new_parameters(network), images, trained, network)
         total, found = 0.0, torch.empty_like(images)
-        for number in range(len(self.data.labels)):
-            place = self.of_class(number)
-            augmentation = Augmentation(self.options.augmentations, generator(self.seed, "augment", number, iteration))
-            value, found[place] = self._matched(parameters, images[place], number, iteration, augmentation)
+        for numbers in self._groups():
+            place = slice(self.of_class(numbers[0]).start, self.of_class(numbers[-1]).stop)
+            augmentation = Augmentation(
+                self.options.augmentations, generator(self.seed, "augment", numbers[0], iteration)
+            )
+            value, found[place] = self._matched(parameters, images[place], numbers, iteration, augmentation)
             total += value
         return total, {IMAGES: found}
 
+    def _groups(self) -> list[list[int]]:
+        """Classes whose images give one gradient."""
+        numbers = list(range(len(self.data.labels)))
+        return [numbers] if self.options.classes == "together" else [[number] for number in numbers]
+
     def _matched(
-        self, parameters: Sequence[Tensor], images: Tensor, number: int, iteration: int, augmentation: Augmentation
+        self,
+        parameters: Sequence[Tensor],
+        images: Tensor,
+        numbers: Sequence[int],
+        iteration: int,
+        augmentation: Augmentation,
     ) -> tuple[float, Tensor]:
-        """Distance of one class, and its gradient by the images before augmentation."""
+        """Distance over some classes, and its gradient by their images before augmentation."""
         theta = [p.requires_grad_() for p in parameters]
-        real = augmentation(self.real_batch(number, iteration))
-        target = torch.autograd.grad(self._loss(number, len(real))(theta, real), theta)
+        parts = [self.real_batch(number, iteration) for number in numbers]
+        real_loss = self._loss(numbers, [len(part) for part in parts])
+        target = torch.autograd.grad(real_loss(theta, augmentation(torch.cat(parts))), theta)
         leaf = images.detach().requires_grad_()
         augmented = augmentation(leaf)
-        value, gradient = matching_gradient(
-            self._loss(number, len(images)), theta, augmented, target, self.distance, self.options.second_order
-        )
+        loss = self._loss(numbers, [self.options.images_per_class] * len(numbers))
+        value, gradient = matching_gradient(loss, theta, augmented, target, self.distance, self.options.second_order)
         (by_images,) = torch.autograd.grad(augmented, leaf, gradient) if augmented is not leaf else (gradient,)
         return float(value), by_images
 
@@ -66,8 +77,10 @@ class GradientMatching(ImageSynthesizer):
         options = self.options
         return Distance(options.distance, options.group, options.eps, options.eps_mode)
 
-    def _loss(self, number: int, count: int) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
-        classes = torch.full((count,), number, device=self.device)
+    def _loss(self, numbers: Sequence[int], counts: Sequence[int]) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
+        """Mean cross-entropy of images that stand class by class, ``counts`` of each."""
+        repeats = torch.tensor(list(counts), device=self.device)
+        classes = torch.tensor(list(numbers), device=self.device).repeat_interleave(repeats)
         return lambda parameters, images: functional.cross_entropy(self.net(parameters, images), classes)
 
     def _trained(self, parameters: list[Tensor], images: Tensor, matchings: int, network: int) -> list[Tensor]:
@@ -80,5 +93,5 @@ class GradientMatching(ImageSynthesizer):
             loss = functional.cross_entropy(self.net(theta, augmentation(images.detach())), classes)
             gradients = torch.autograd.grad(loss, theta)
             rate = self.options.network_learning_rate
-            parameters = descend(theta, gradients, velocity, rate=rate, momentum=NETWORK_MOMENTUM)
+            parameters = descend(theta, gradients, velocity, rate=rate, momentum=self.options.network_momentum)
         return parameters

@@ -63,6 +63,10 @@ class MatchingOptions(ImageFields):
         default="none",
         description="of learning_rate: cosine lets it fall to zero, which averages noise out",
     )
+    step: Literal["gradient", "unit"] = Field(
+        default="gradient",
+        description="unit: the images' gradient is scaled to length 1, so that learning_rate is a distance in pixels",
+    )
     real_batch: PositiveInt = Field(default=256, description="real images per class and step; at most all there are")
     augmentations: list[AugmentationName] = Field(
         default_factory=list,
@@ -94,7 +98,11 @@ class GradientMatchingOptions(MatchingOptions):
     network_epochs: PositiveInt = Field(
         default=1, description="steps of the network on the synthetic images between two matchings (DC: 50 at 10)"
     )
-    network_learning_rate: PositiveFloat = Field(default=0.01, description="of the network, momentum 0.5")
+    network_learning_rate: PositiveFloat = Field(default=0.01, description="of the network")
+    network_momentum: float = Field(default=0.5, ge=0, lt=1, description="of the network")
+    classes: Literal["apart", "together"] = Field(
+        default="apart", description="whose gradient is matched: that of each class (DC), or that of all classes"
+    )
 
 
 class DistributionMatchingOptions(MatchingOptions):
@@ -125,6 +133,18 @@ class TrajectoryMatchingOptions(MatchingOptions):
                 f"{self.expert_epochs} expert_epochs: start earlier, or train the experts longer"
             ]
         return []
+
+
+class PerformanceMatchingOptions(MatchingOptions):
+    """Options of ``performance-matching``."""
+
+    learning_rate: PositiveFloat = Field(default=0.3, description="how far the images move together, with step: unit")
+    step: Literal["gradient", "unit"] = Field(
+        default="unit",
+        description="unit: the images' gradient is scaled to length 1; through many steps its size says little",
+    )
+    student_steps: PositiveInt = Field(default=30, description="steps on the synthetic images that are unrolled")
+    step_size: PositiveFloat = Field(default=0.1, description="of the student's steps, without momentum")
 
 
 class KernelRegressionOptions(MatchingOptions):

@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from distill_core.errors import DataError, TrainingError
+from distill_core.files import atomic_write_bytes
 from distill_core.interfaces import SynthesisContext
 from distill_synthesis.matching.coresets import herding, part_means, random_choice
 from distill_synthesis.matching.images import LabelledImages, Scale, read_images
@@ -24,6 +26,9 @@ from distill_synthesis.matching.networks import ConvNet
 from distill_synthesis.matching.options import MatchingOptions
 from distill_synthesis.matching.randomness import generator
 from distill_synthesis.matching.state import State, load_state
+
+PICTURES_FILE = "pictures.json"
+"""Read by the report; its form is described in docs/report.md."""
 
 IMAGES = "images"
 """The variable that every method learns."""
@@ -96,6 +101,7 @@ class ImageSynthesizer(ABC):
                 self._step(state)
             state.save(directory)
         self._summary = self._described(state)
+        self._write_pictures(state, directory)
         yield from self._records(state)
 
     def summary(self) -> dict[str, Any]:
@@ -181,6 +187,8 @@ class ImageSynthesizer(ABC):
                 f"{self.NAME}: step {state.iteration} has a loss of {value} or a gradient that is not finite: lower "
                 "learning_rate"
             )
+        if self.options.step == "unit":
+            gradients[IMAGES] = functional.normalize(gradients[IMAGES], dim=(0, 1, 2, 3))
         share = 1.0
         if self.options.decay == "cosine":
             share = 0.5 * (1 + math.cos(math.pi * state.iteration / self.options.iterations))
@@ -201,6 +209,18 @@ class ImageSynthesizer(ABC):
             "loss_first_tenth": sum(state.values[:tenth]) / tenth,
             "loss_last_tenth": sum(state.values[-tenth:]) / tenth,
         }
+
+    def _write_pictures(self, state: State, directory: Path) -> None:
+        """For the run's report: where the images are in the records, and the loss of every step."""
+        _, channels, height, width = self.data.pixels_NCHW.shape
+        described = {
+            "schema": 1,
+            "image": self.options.image,
+            "label": self.options.label,
+            "size": [height, width, channels],
+            "loss": [float(f"{value:.6g}") for value in state.values],
+        }
+        atomic_write_bytes(directory / PICTURES_FILE, json.dumps(described).encode())
 
     def _records(self, state: State) -> Iterator[dict[str, Any]]:
         pixels = self.scale.write(state.variables[IMAGES].cpu())
