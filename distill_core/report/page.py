@@ -161,7 +161,8 @@ def _funnel(split: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     documents = summary.get("documents", {})
     totals = {"documents": len(documents) if isinstance(documents, dict) else documents}
     totals |= {key: summary[key] for key in ("sequences", "tokens", "predicted_tokens") if key in summary}
-    return {"split": split, "steps": steps, "totals": [(k.replace("_", " "), f"{v:,}") for k, v in totals.items()]}
+    shown = [(k.replace("_", " "), f"{v:,}") for k, v in totals.items()]
+    return {"split": split, "steps": steps, "totals": shown, "note": summary.get("note", "")}
 
 
 def _dropped(count: int, reasons: Mapping[str, int]) -> str:
