@@ -28,6 +28,7 @@ from distill_core.config import StudentConfig
 from distill_core.engine.data import TokenSequence, collate
 from distill_core.engine.features import Features
 from distill_core.engine.features.sequence_model import SequenceModel
+from distill_core.engine.likeness import likeness, token_shares
 from distill_core.engine.manifest import fingerprint
 from distill_core.engine.progress import Progress
 from distill_core.engine.statistics import holm, paired_difference, verdict
@@ -154,6 +155,12 @@ class Scene:
         starts = range(0, len(self.held_out), 32)
         return float(torch.cat([whole.losses(collate(self.held_out[i : i + 32])) for i in starts]).mean())
 
+    def likeness(self, seed: int) -> float:
+        """p value of the select stage's test whether pool and target differ, on shares of tokens."""
+        draw = self.draw(seed)
+        sides = [(token_shares(part), [one.document for one in part]) for part in (draw.pool, draw.target)]
+        return round(likeness(*sides[0], *sides[1], features="token shares", seed=seed).p_value, 4)
+
     @cached_property
     def before(self) -> float:
         """Loss of the student before it learns anything selected."""
@@ -181,20 +188,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "settings": settings(options),
         "selectors": SELECTORS,
         "units": [],
+        "likeness": {},
     }
     path = Path(options.json) if options.json else None
     if path is not None and path.exists():
         found = load(path)
         if found["settings"] != result["settings"] or found["selectors"] != SELECTORS:
             raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
-        result |= {name: found[name] for name in ("units", "before") if name in found}
+        result |= {name: found[name] for name in ("units", "before", "likeness") if name in found}
     done = {(unit["method"], unit["seed"]) for unit in result["units"]}
     units = [(method, seed) for seed in range(options.seeds) for method in options.only or METHODS]
     missing = [unit for unit in units if unit not in done]
-    if not missing:
+    unknown = [str(seed) for seed in range(options.seeds) if str(seed) not in result["likeness"]]
+    if not missing and not unknown:
         return result
     scene = Scene(options)
     result["before"] = round(scene.before, 5)
+    result["likeness"] |= {seed: scene.likeness(int(seed)) for seed in unknown}
+    if path is not None:
+        save(result, path)
     for number, (method, seed) in enumerate(missing):
         result["units"].append(scene.unit(method, seed))
         if path is not None:
@@ -249,10 +261,12 @@ def table(result: dict[str, Any]) -> str:
         cells.append(f"{100 * statistics.mean(unit['of_target'] for unit in units):.1f}")
         cells += [f"{statistics.mean(unit['select_cpu_s'] for unit in units):.1f}", str(len(units))]
         lines.append("| " + " | ".join(cells) + " |")
+    p_values = ", ".join(f"{p:.3f}" for p in result["likeness"].values())
     share = "nothing but the target's domain" if size["mixture"] == "same" else f"{100 * size['share']:g} % target"
     return (
         f"Mixture `{size['mixture']}`: {size['pool']} sequences of {size['window']} tokens, {share}; "
         f"{100 * size['share']:g} % kept with {size['target']} examples of the target; {size['steps']} steps of "
         f"{BATCH}; before them the loss is {result['before']:.4f}. ± is the standard error over seeds, paired; "
-        f"verdicts at 5 % with Holm's correction; {result['machine']}.\n\n" + "\n".join(lines)
+        f"verdicts at 5 % with Holm's correction. The select stage's test whether target and pool differ "
+        f"gives p = {p_values} by seed; {result['machine']}.\n\n" + "\n".join(lines)
     )

@@ -47,7 +47,10 @@ class Likeness:
             return f"whether the pool is already like the target is not known: too few documents ({compared})"
         how = f"{compared}, permutation test, p = {self.p_value:.3f}"
         if self.alike:
-            return f"the pool is already like the target: selection cannot gain (no difference found between {how})"
+            return (
+                "no difference found between target and pool: where the pool is already like the target, selection "
+                f"cannot gain ({how})"
+            )
         return f"the target differs from the pool ({how})"
 
 
@@ -62,15 +65,16 @@ def likeness(
 ) -> Likeness:
     """Compare the mean features of documents: a two-sample permutation test.
 
-    The sequences of a document are alike, so documents are what is exchanged: each is the mean of its sequences, scaled
-    by the standard deviation over all documents, and counts once (one in both, once on either side). The statistic is
-    ``|mean of pool - mean of target|^2``, its distribution under equality that of the same documents dealt at random.
+    The sequences of a document are alike, so documents are what is exchanged, and each is one of its sequences, drawn
+    at random: means over many sequences on one side and few on the other would differ by their noise alone. Features
+    are scaled by their standard deviation over all documents. The statistic is ``|mean of pool - mean of target|^2``,
+    its distribution under equality that of the same documents dealt at random. One in both counts on either side.
 
     Args:
         pool_nD, target_nD: features of the sequences.
         pool_documents, target_documents: the document of each.
         features: what they are, for the sentence.
-        seed: of the permutations.
+        seed: of the draw of sequences and of the permutations.
 
     >>> x, names = np.arange(40.0)[:, None] % 7, [str(i) for i in range(40)]
     >>> likeness(x[:20], names[:20], x[20:], names[20:], features="numbers").alike
@@ -78,8 +82,9 @@ def likeness(
     >>> likeness(x[:20], names[:20], x[20:] + 9, names[20:], features="numbers").alike
     False
     """
-    pool_dD = _by_document(np.asarray(pool_nD, dtype=np.float64), pool_documents)
-    target_dD = _by_document(np.asarray(target_nD, dtype=np.float64), target_documents)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    pool_dD = np.asarray(pool_nD, dtype=np.float64)[_one_each(pool_documents, rng)]
+    target_dD = np.asarray(target_nD, dtype=np.float64)[_one_each(target_documents, rng)]
     sizes = (len(pool_dD), len(target_dD))
     if not _can_tell(*sizes):
         return Likeness(float("nan"), features, sizes)
@@ -87,7 +92,6 @@ def likeness(
     x_dD = x_dD - x_dD.mean(axis=0)
     spread = x_dD.std(axis=0)
     x_dD = x_dD / np.where(spread > 0, spread, 1.0)
-    rng = np.random.Generator(np.random.PCG64(seed))
     # The features are centred, so the sum of one side says the difference of the means.
     dealt = np.zeros((PERMUTATIONS + 1, len(x_dD)))
     dealt[0, sizes[0] :] = 1
@@ -107,15 +111,11 @@ def _can_tell(pool: int, target: int) -> bool:
     return min(pool, target) > 0 and ways * LEVEL > 1
 
 
-def _by_document(values_nD: Doubles, documents: Sequence[str]) -> Doubles:
-    """[d, D] means."""
-    names = list(dict.fromkeys(documents))
-    place = {name: index for index, name in enumerate(names)}
-    rows = np.array([place[document] for document in documents], dtype=np.int64)
-    sums = np.zeros((len(names), values_nD.shape[1]))
-    np.add.at(sums, rows, values_nD)
-    means: Doubles = sums / np.bincount(rows, minlength=len(names))[:, None]
-    return means
+def _one_each(documents: Sequence[str], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The place of one sequence of every document, in the order in which documents first appear."""
+    order = rng.permutation(len(documents))
+    drawn = {documents[int(place)]: int(place) for place in order}
+    return np.array([drawn[name] for name in dict.fromkeys(documents)], dtype=np.int64)
 
 
 def token_shares(sequences: Sequence[Any]) -> Doubles:

@@ -40,6 +40,7 @@ def test_every_method_is_measured_once_and_a_file_goes_on(small: list[str], monk
     assert keys == {(method, seed) for method in bench.METHODS for seed in (0, 1)} and len(result["units"]) == len(keys)
     known = [unit for unit in result["units"] if unit["method"] == bench.KNOWN]
     assert all(unit["of_target"] == 1.0 for unit in known)
+    assert set(result["likeness"]) == {"0", "1"} and all(0 < p <= 0.05 for p in result["likeness"].values())
     monkeypatch.setattr(bench, "Scene", None)
     assert bench.run(parse(small)) == result  # nothing is left to measure
     with pytest.raises(SystemExit, match="other settings"):
@@ -76,7 +77,7 @@ def test_figures_of_the_table() -> None:
         for seed, loss in enumerate(values)
     ]
     size = {"mixture": "eras", "pool": 40, "share": 0.1, "target": 4, "window": 12, "steps": 2}
-    result = {"units": units, "settings": size, "before": 6.0, "machine": "here"}
+    result = {"units": units, "settings": size, "before": 6.0, "machine": "here", "likeness": {"0": 0.25}}
     difference, error, said = bench.compared(result, "random")["dsir"]
     assert difference == pytest.approx(-0.5)
     assert error == pytest.approx(np.std([-0.5, -0.4, -0.6], ddof=1) / 3**0.5) and said == "better"
