@@ -32,6 +32,7 @@ NAMES = (
     "trl_training",
     "objective_table",
     "dataset_distillation",
+    "selection",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

@@ -128,9 +128,24 @@ class SelectConfig(Section):
     selector: ComponentRef = Field(description="who chooses")
     budget: BudgetConfig = Field(description="how much is kept")
     batch_sequences: PositiveInt = Field(default=8, description="sequences per pass of a model that is asked")
+    exclude: list[str] = Field(
+        default_factory=list, description="directories of earlier selections: what they kept is not chosen again"
+    )
     features: str | None = Field(
         default=None,
         description="directory of features that selectors share; default: `features` in the run's directory",
+    )
+
+
+class ActiveConfig(Section):
+    """Rounds of a run, each of which chooses again with what the student has learned."""
+
+    rounds: PositiveInt = Field(description="most rounds; each keeps `select.budget` of what is left")
+    least_gain: NonNegativeFloat = Field(default=0.0, description="stop after a round that gains less, or nothing")
+    metric: str = Field(default="cross_entropy", description="what a round gains in: of the evaluation on data.eval")
+    first: ComponentRef = Field(
+        default_factory=lambda: ComponentRef(use="random"),
+        description="who chooses first; default: random",
     )
 
 
@@ -279,6 +294,9 @@ class TrainConfig(Section):
         min_length=1,
         description="what is minimised: their weighted sum",
     )
+    learns_from: Literal["selected", "all"] = Field(
+        default="selected", description="what `select` kept, or the whole pool (without a store); all alike without it"
+    )
     max_steps: PositiveInt | None = Field(default=None, description="optimizer steps; default: from epochs")
     epochs: PositiveFloat = Field(default=1.0, description="passes over the training data")
     batch_sequences: PositiveInt = Field(default=8, description="sequences per device and micro-batch")
@@ -326,6 +344,7 @@ class TrainOverrides(Section):
     rollout: ComponentRef | None = Field(default=None, description="as in train; null: the data's own sequences")
     order: ComponentRef | None = Field(default=None, description="as in train; null: random permutations")
     objectives: list[ObjectiveRef] | None = Field(default=None, min_length=1, description="as in train")
+    learns_from: Literal["selected", "all"] | None = Field(default=None, description="as in train")
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
 
@@ -373,6 +392,9 @@ class RunConfig(Section):
     )
     select: SelectConfig | None = Field(
         default=None, description="which of the prepared training sequences are learned from; default: all"
+    )
+    active: ActiveConfig | None = Field(
+        default=None, description="repeat selection, capture and training while it pays; default: one round"
     )
     capture: CaptureConfig | list[CaptureConfig] | None = Field(default=None, description="stores of teacher signals")
     train: TrainConfig = Field(default_factory=TrainConfig, description="the training of the student")

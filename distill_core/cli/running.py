@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distill_core.cli.run_file import RunFile, Set
 from distill_core.errors import DistillError
+
+if TYPE_CHECKING:
+    from distill_core.engine.validate import CheckedRun
+    from distill_core.registry import Registry
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only errors and the result")]
 
@@ -69,6 +73,9 @@ def run_upto(file: Path, overrides: list[str] | None, quiet: bool, upto: str | N
         raise DistillError(f"{file} has no `select:` section: name a selector and a budget there, or use `distill run`")
     if upto == "capture" and not checked.config.captures:
         raise DistillError(f"{file} has no `capture:` section: there is nothing to capture")
+    if checked.config.active is not None:
+        _run_rounds(file, checked, registry, quiet, upto)
+        return
     leads = os.environ.get("RANK", "0") == "0"
     result = run_stages(checked, registry=registry, progress=Progress(quiet=quiet), upto=upto)
     if not leads:
@@ -77,6 +84,28 @@ def run_upto(file: Path, overrides: list[str] | None, quiet: bool, upto: str | N
         typer.echo(f"{checked.config.name}: everything was finished already; nothing was done")
     if upto in (None, "evaluate", "report"):
         print_summary(result.directory / "evaluate" / "results.json", result.report if upto != "evaluate" else None)
+
+
+def _run_rounds(file: Path, checked: CheckedRun, registry: Registry, quiet: bool, upto: str | None) -> None:
+    from distill_core.engine.active import run_active
+    from distill_core.engine.progress import Progress
+
+    if upto is not None:
+        raise DistillError(
+            f"{file} has an `active:` section: its stages run in rounds, so only `distill run` can run them; the "
+            f"directories of the rounds hold run files for `distill {upto}`"
+        )
+    result = run_active(checked, registry=registry, progress=Progress(quiet=quiet))
+    last = result.rounds[-1]
+    for one in result.rounds:
+        gain = "" if one.gain is None else f", gain {one.gain:+.4f}"
+        typer.echo(
+            f"round {one.round}: {one.sequences} sequences ({one.tokens} tokens) bought, {result.metric} "
+            f"{one.value:.4f}{gain}"
+        )
+    typer.echo(
+        f"{checked.config.name}: {result.stopped}; the student is in {Path(last.directory) / 'train/student/model'}"
+    )
 
 
 def print_summary(results: Path, report: Path | None) -> None:

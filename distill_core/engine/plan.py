@@ -112,7 +112,7 @@ def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
         yield stage("capture", capture.name, (learned, "student"), lambda c=capture: parts.capture(c))  # type: ignore[misc]
     trainings = config.trainings()
     for name, training in trainings.items():
-        inputs = [learned, "student"]
+        inputs = ["data:train" if training.learns_from == "all" else learned, "student"]
         if training.eval_steps is not None:
             inputs.append("data:eval")
         if training.teacher == "store":
@@ -181,6 +181,9 @@ class PartsOf:
         assert self.config.select is not None
         budget = self.config.select.budget.model_dump(mode="json", exclude_none=True)
         parts: Parts = dict(flat("select.budget", budget))
+        for index, directory in enumerate(self.config.select.exclude):
+            kept = Path(directory).expanduser() / "tokens.arrow"
+            parts.update(self.hashes.content(f"select.exclude[{index}]", str(kept)))
         return {**parts, **self._component(("select", "selector")), **self._task(), **self._seed(), **_code()}
 
     def student(self) -> Parts:
@@ -209,6 +212,8 @@ class PartsOf:
         unread = {"none": {"store", "vocabulary", "sparse"}, "store": {"sparse"}, "live": {"store"}}[training.teacher]
         if training.eval_steps is None:
             unread |= {"eval_sequences"}
+        if self.config.select is None:
+            unread |= {"learns_from"}
         named = {field for field in TRAINING_PARTS if not isinstance(getattr(training, field), str)}
         options = training.model_dump(mode="json", exclude={*unread, *_NO_EFFECT, "objectives", *named})
         parts: Parts = {**dict(flat("train", options)), **self._task(), **self._seed(), **_code()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from distill_core.engine.data import IGNORE, SUMMARY_FILE, TOKENS_FILE, TokenDataset, TokenSequence
 from distill_core.engine.features import Features, data_key
+from distill_core.engine.likeness import Likeness, likeness, token_shares
 from distill_core.engine.manifest import read_manifest
 from distill_core.errors import DataError, PluginError
 from distill_core.files import atomic_file, write_json
@@ -47,6 +49,7 @@ DECISIONS = pa.schema(
 null where the selector has none. The metadata of the file hold the selector, and what its score means."""
 
 KEPT, BEYOND, NOT_REACHED = "within the budget", "beyond the budget", "not reached before the budget was full"
+CHOSEN_BEFORE = "kept by an earlier selection"
 
 
 def select_sequences(
@@ -64,8 +67,10 @@ def select_sequences(
         DataError: a budget beyond the pool, or one into which no sequence fits; a pool that the selector refuses.
         PluginError: the selector's answer is no ranking of the pool.
     """
-    pool = context.prepared("train")
+    whole = context.prepared("train")
     name = config.selector.use
+    free = _not_chosen_before(whole, config.exclude)
+    pool = whole if len(free) == len(whole) else [whole[int(index)] for index in free]
     lengths = np.array([len(sequence) for sequence in pool], dtype=np.int64)
     budget = budget_of(config.budget, lengths)
     if not budget.most(lengths):
@@ -85,19 +90,25 @@ def select_sequences(
         directory=work,
         say=context.progress.say,
     )
+    likeness = _likeness(given, reads)
     ranking = context.registry.build("selector", config.selector).select(given)
     order = checked_order(ranking, len(pool), name)
     kept = order[: budget.fitting(lengths[order])]
     if not len(kept):
         raise DataError(_nothing_kept(name, budget, ranking, lengths, order))
-    reasons = _reasons(ranking, order, len(kept), len(pool))
-    _write_decisions(directory / DECISIONS_FILE, pool, ranking, order, len(kept), reasons, name)
+    placed = _placed(ranking, free, len(whole))
+    order = free[order]
+    reasons = _reasons(placed, order, len(kept), np.isin(np.arange(len(whole)), free))
+    _write_decisions(directory / DECISIONS_FILE, whole, placed, order, len(kept), reasons, name)
     counts = Counter(reason.partition(": ")[0] for reason in reasons)
-    summary = write_kept(pool, np.sort(kept), directory, dropped=counts - Counter({KEPT: len(pool)}))
+    said = "" if likeness is None else likeness.sentence()
+    summary = write_kept(whole, np.sort(free[kept]), directory, dropped=counts - Counter({KEPT: len(pool)}), note=said)
     sentence = f"{len(kept)} of {len(pool)} sequences kept by {name}, {summary['tokens']} tokens"
     if len(kept) == len(order) and len(order) < budget.most(lengths):
         sentence += f"; the selector refused {len(ranking.refused)} and the budget is not filled"
     context.progress.say(f"select: {sentence}")
+    if said:
+        context.progress.say(f"select: {said}")
     return {
         "kept": len(kept),
         "pool": len(pool),
@@ -105,8 +116,22 @@ def select_sequences(
         "tokens": summary["tokens"],
         "score": ranking.meaning,
         "reasons": dict(sorted(counts.items())),
+        **({"likeness": said} if said else {}),
         **ranking.notes,
     }
+
+
+def _likeness(given: SelectionContext, reads: Collection[str]) -> Likeness | None:
+    """Whether the pool is already like the target, by the features that the selector's signals allow."""
+    if not given.target:
+        return None
+    numbers: Callable[[Sequence[TokenSequence]], npt.NDArray[Any]]
+    if "student" in reads:
+        name, numbers = "mean hidden states", given.features.hidden
+    else:
+        name, numbers = "token shares", token_shares
+    known, aimed = ([sequence.document for sequence in part] for part in (given.pool, given.target))
+    return likeness(numbers(given.pool), known, numbers(given.target), aimed, features=name, seed=given.seed)
 
 
 def budget_of(config: BudgetConfig, lengths: npt.NDArray[np.int64]) -> Budget:
@@ -119,8 +144,8 @@ def budget_of(config: BudgetConfig, lengths: npt.NDArray[np.int64]) -> Budget:
     for asked, held, unit in ((config.sequences, count, "sequences"), (config.tokens, tokens, "tokens")):
         if asked is not None and asked > held:
             raise DataError(
-                f"select.budget.{unit} is {asked}, but data.train has {held} {unit} after its filters: ask for at most "
-                "as many, or leave `select` out to learn from all"
+                f"select.budget.{unit} is {asked}, but data.train has {held} {unit} after its filters and without what "
+                "select.exclude names: ask for at most as many, or leave `select` out to learn from all"
             )
     if config.share is not None:
         return Budget(sequences=max(1, math.floor(config.share * count + 1e-9)))
@@ -181,8 +206,31 @@ def _nothing_kept(
     )
 
 
-def _reasons(ranking: Ranking, order: npt.NDArray[np.int64], kept: int, count: int) -> list[str]:
-    reasons = [NOT_REACHED] * count
+def _not_chosen_before(pool: TokenDataset, directories: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Places of the sequences that no earlier selection kept.
+
+    Raises:
+        DataError: all were.
+    """
+    before = {sequence.key for directory in directories for sequence in TokenDataset.open(Path(directory).expanduser())}
+    free = [index for index, sequence in enumerate(pool) if sequence.key not in before] if before else range(len(pool))
+    if not len(free):
+        raise DataError(
+            f"select.exclude: the selections in {', '.join(directories)} kept all {len(pool)} sequences of data.train: "
+            "nothing is left to choose from"
+        )
+    return np.array(free, dtype=np.int64)
+
+
+def _placed(ranking: Ranking, free: npt.NDArray[np.int64], count: int) -> Ranking:
+    """The ranking of a part of the pool as one of the whole; its order is left to the caller."""
+    scores = np.full(count, np.nan)
+    scores[free] = ranking.scores
+    return replace(ranking, scores=scores, refused={int(free[i]): why for i, why in ranking.refused.items()})
+
+
+def _reasons(ranking: Ranking, order: npt.NDArray[np.int64], kept: int, free: npt.NDArray[np.bool_]) -> list[str]:
+    reasons = [NOT_REACHED if left else CHOSEN_BEFORE for left in free]
     for index, reason in ranking.refused.items():
         reasons[index] = reason
     for rank, index in enumerate(order):
@@ -218,9 +266,9 @@ def _write_decisions(
 
 
 def write_kept(
-    pool: TokenDataset, indices: npt.NDArray[np.int64], directory: Path, *, dropped: Counter[str]
+    pool: TokenDataset, indices: npt.NDArray[np.int64], directory: Path, *, dropped: Counter[str], note: str = ""
 ) -> dict[str, Any]:
-    """Write the sequences at ``indices`` of ``pool`` as a data directory; returns its summary."""
+    """Write the sequences at ``indices`` of ``pool`` as a data directory; returns its summary, with the note if any."""
     table = pa.ipc.open_file(pa.memory_map(str(pool.directory / TOKENS_FILE))).read_all().take(pa.array(indices))
     with atomic_file(directory / TOKENS_FILE) as file, pa.ipc.new_file(file, table.schema) as writer:
         for batch in table.combine_chunks().to_batches(max_chunksize=1024):
@@ -234,6 +282,7 @@ def write_kept(
         "tokens": sum(len(sequence) for sequence in sequences),
         "predicted_tokens": sum(map(_predicted, sequences)),
         "documents": dict(Counter(sequence.document for sequence in sequences)),
+        **({"note": note} if note else {}),
     }
     write_json(directory / SUMMARY_FILE, summary)
     return summary

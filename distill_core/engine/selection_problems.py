@@ -28,6 +28,25 @@ def selection_problems(config: RunConfig, components: Mapping[Location, Any]) ->
             f"{component.entry.id} needs a class per sequence, but the file has no `task:`: add one, or "
             "choose a selector that needs no labels",
         )
+    yield from _learned_from(config)
+    if config.active is not None and config.select is None:
+        yield Problem(("active",), "active rounds choose with `select`, and there is no such section: add it")
     if config.data.target is not None and (config.select is None or (component is not None and "target" not in wanted)):
         whom = "the file has no `select:` section" if component is None else f"{component.entry.id} reads none"
         yield Problem(("data", "target"), f"a target serves selectors that aim at it, and {whom}: remove it")
+
+
+def _learned_from(config: RunConfig) -> Iterator[Problem]:
+    """Trainings that learn from more than was selected."""
+    for name, training in config.trainings().items():
+        at: Location = ("train", "learns_from") if name == "student" else ("compare", name, "learns_from")
+        if training.learns_from == "selected":
+            continue
+        if config.select is None:
+            yield Problem(at, "there is no `select:` section, so every training learns from all: remove it")
+        elif training.teacher == "store":
+            yield Problem(
+                at,
+                f"{name} learns from a store, which holds what `select` kept and nothing else: use teacher: live or "
+                "none, or learn from what was selected",
+            )

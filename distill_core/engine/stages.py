@@ -243,7 +243,7 @@ def train(context: RunContext, stage: Stage) -> Notes:
         student_dir=context.path("student"),
         student=context.config.student,
         tokenizer=context.tokenizer(),
-        train_data=context.dataset("train"),
+        train_data=context.prepared("train") if config.learns_from == "all" else context.dataset("train"),
         eval_data=context.dataset("eval") if "data:eval" in stage.inputs else None,
         config=config,
         teacher=chosen.own,

@@ -113,6 +113,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
         yield ("synthesize",), "synthesizer", config.synthesize
     if config.select is not None:
         yield ("select", "selector"), "selector", config.select.selector
+    if config.active is not None:
+        yield ("active", "first"), "selector", config.active.first
     for field, kind in TRAINING_PARTS.items():
         if isinstance(ref := getattr(config.train, field), ComponentRef):
             yield ("train", field), kind, ref

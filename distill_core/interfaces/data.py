@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -227,10 +227,32 @@ class Features(Protocol):
         """[n] norm of each sequence's gradient over the linear layers that a regular expression finds."""
         ...
 
+    def doubts(self, sequences: Sequence[Any], state: Any = None) -> Floats:
+        """[n] mean over predictions of ``1 - p`` of the label."""
+        ...
+
+    def entropies(self, sequences: Sequence[Any], state: Any = None) -> Floats:
+        """[n] mean entropy of the predictions in nat."""
+        ...
+
+    def leads(self, sequences: Sequence[Any], state: Any = None) -> Floats:
+        """[n] mean lead of the likeliest outcome's probability over the next one's."""
+        ...
+
     def gradients(
-        self, sequences: Sequence[Any], state: Any = None, *, dim: int, seed: int, layers: str | None = None
+        self,
+        sequences: Sequence[Any],
+        state: Any = None,
+        *,
+        dim: int,
+        seed: int,
+        layers: str | None = None,
+        of: Literal["loss", "margin"] = "loss",
     ) -> Floats:
-        """[n, dim] random projections of each sequence's gradient over linear layers without the head."""
+        """[n, dim] random projections of each sequence's gradient over linear layers without the head.
+
+        ``of``: the gradient of the mean loss, or of the mean log-odds of the labels.
+        """
         ...
 
 

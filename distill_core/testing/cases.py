@@ -24,6 +24,8 @@ SUITES: dict[str, str] = {
     "filter": "distill_core.testing.record_filter",
     "schedule": "distill_core.testing.schedule",
     "evaluator": "distill_core.testing.evaluator",
+    "selector": "distill_core.testing.selector",
+    "synthesizer": "distill_core.testing.synthesizer",
 }
 """Module with the checks of each kind that has a suite of its own: ``CHECKS``, or ``checks_for(entry)``.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from distill_core.errors import PluginError
+from distill_core.interfaces import Ranking
 from distill_core.options import DivergenceOptions, Options
 from distill_core.plugin import Needs
 from distill_core.registry import Registry
@@ -274,6 +277,89 @@ def test_defects_of_sources_and_filters() -> None:
             record["text"] = record.get("text", "").upper()
 
     assert failed("filter", Strips) == {"leaves records as they are"}
+
+
+def test_defects_of_selectors() -> None:
+    class Sound:
+        """By length; the defects below each spoil one thing."""
+
+        def __init__(self, options: Options) -> None: ...
+
+        def select(self, context: Any) -> Ranking:
+            return Ranking(np.argsort(-context.lengths, kind="stable"), context.lengths.astype(float), "tokens")
+
+    assert failed("selector", Sound) == set()
+
+    class Twice(Sound):
+        def select(self, context: Any) -> Ranking:
+            return replace(super().select(context), order=np.array([1, 1, 2]))
+
+    assert failed("selector", Twice) == {"ranks the pool"}
+
+    class Short(Sound):
+        def select(self, context: Any) -> Ranking:
+            found = super().select(context)
+            return replace(found, order=found.order[:2])
+
+    assert failed("selector", Short) == {"fills a small budget"}
+
+    class Chance(Sound):
+        def select(self, context: Any) -> Ranking:
+            return replace(super().select(context), order=np.random.default_rng().permutation(len(context.pool)))
+
+    assert failed("selector", Chance) == {"ranks the same again"}
+
+    class Edits(Sound):
+        def select(self, context: Any) -> Ranking:
+            context.pool[0].labels[:] = -100
+            return super().select(context)
+
+    assert failed("selector", Edits) == {"leaves the pool as it is"}
+
+    class Undeclared(Sound):
+        def select(self, context: Any) -> Ranking:
+            context.features.losses(context.pool)
+            return super().select(context)
+
+    assert "ranks the pool" in failed("selector", Undeclared)
+    assert failed("selector", Undeclared, needs=Needs(signals={"model"})) == set()
+
+
+def test_defects_of_synthesizers() -> None:
+    class Sound:
+        """Copies."""
+
+        passes = 0
+
+        def __init__(self, options: Options) -> None: ...
+
+        def synthesize(self, source: Any, directory: Path) -> Any:
+            for record in source:
+                yield {"text": record["text"], "document": record["document"]}
+
+    assert failed("synthesizer", Sound) == set()
+
+    class Counts(Sound):
+        def synthesize(self, source: Any, directory: Path) -> Any:
+            Counts.passes += 1
+            for record in super().synthesize(source, directory):
+                yield {**record, "pass": Counts.passes}
+
+    assert failed("synthesizer", Counts) == {"makes the same again"}
+
+    class Edits(Sound):
+        def synthesize(self, source: Any, directory: Path) -> Any:
+            for record in source:
+                record["document"] = "mine"
+                yield dict(record)
+
+    assert failed("synthesizer", Edits) == {"leaves the source as it is"}
+
+    class Paths(Sound):
+        def synthesize(self, source: Any, directory: Path) -> Any:
+            yield {"text": "one", "document": directory.name, "shape": (1, 2)}
+
+    assert "makes records that survive json" in failed("synthesizer", Paths)
 
 
 def test_options_have_to_be_closed_and_described() -> None:

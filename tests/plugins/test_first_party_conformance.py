@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from distill_core.testing import check_plugin
+from distill_core.registry import get_registry
+from distill_core.testing import Result, check_plugin
 
 RAMP = {"start": 0.5, "end": 1.0, "values": [0.5, 0.75, 1.0]}
 
@@ -107,13 +108,45 @@ def test_teachers_made_of_others(tiny_model_dir: Path) -> None:
         assert sum(r.status == "passed" for r in own) >= 9, name
 
 
+def _checked(kind: str, options: Mapping[str, Mapping[str, Any]]) -> list[Result]:
+    known = {e.component.name for e in get_registry().components(kind) if e.plugin == "synthesis"}
+    given = {name: value for name, value in options.items() if name in known}
+    return check_plugin("distill-synthesis", kind=kind, options=given)
+
+
 def test_sources_and_filters(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("First text.\n\nSecond paragraph, 日本語.\n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "one", "id": 1}\n{"text": "two", "id": 2}\n', encoding="utf-8")
     options = {"text-files": {"paths": [str(tmp_path / "a.txt")]}, "jsonl": {"path": str(tmp_path / "b.jsonl")}}
-    results = check_plugin("distill-synthesis", options=options)
+    results = [r for kind in ("source", "filter") for r in _checked(kind, options)]
     assert [f"{r.component}: {r.check}: {r.detail}" for r in results if r.status == "failed"] == []
     checked = {r.component for r in results if r.status == "passed" and "same" in r.check}
     assert {"source synthesis:text-files", "source synthesis:jsonl"} <= checked
     filters = {f"filter synthesis:{name}" for name in FILTERS}
     assert filters == {component for component in checked if component.startswith("filter ")}
+
+
+def test_selectors() -> None:
+    """Options that a pool of ten sequences and a model of two layers can do with."""
+    brief = {"share": 0.5, "epochs": 1, "learning_rate": 0.001}
+    options: dict[str, dict[str, Any]] = {
+        "less": {"dim": 16, "warm_up": brief},
+        "trak": {"dim": 16, "networks": 2, "warm_up": brief},
+        "el2n": {"networks": 2, "warm_up": brief},
+        "ifd": {"drop_above": 9.0},
+    }
+    assert report("distill-synthesis", options, kind="selector") == []
+
+
+def test_synthesizers() -> None:
+    images = {"images_per_class": 1, "iterations": 1, "network": {"depth": 1, "width": 4}}
+    experts = {"trajectory-matching": {"experts": 1, "expert_epochs": 2, "latest_start": 0, "student_steps": 1}}
+    options: dict[str, dict[str, Any]] = {
+        "sequence-kd": {"max_new_tokens": 8},
+        "rationales": {"select": "vote", "min_votes": 1},
+        **{
+            name: {**images, **experts.get(name, {})}
+            for name in ("gradient-matching", "distribution-matching", "trajectory-matching", "kernel-regression")
+        },
+    }
+    assert report("distill-synthesis", options, kind="synthesizer") == []

@@ -91,7 +91,7 @@ def test_the_rest_of_the_run_learns_from_the_selection(tiny: Workshop) -> None:
     assert set(done(tiny, upto=None).values()) == {"ran"}
     assert store_info(tiny.output / "capture" / "main").n_sequences == 5
     page = (tiny.output / "report" / "index.html").read_text()
-    assert "beyond the budget" in page
+    assert "beyond the budget" in page and notes(tiny)["likeness"][:40] in page
     changed = done(tiny, "select.budget.sequences=4", upto=None)
     reused = {stage for stage, action in changed.items() if action == "reused"}
     assert reused == {"data:train", "data:eval", "data:target", "student"}

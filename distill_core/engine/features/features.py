@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -129,6 +129,30 @@ class Features:
 
         return self._table({"what": "error norm"}, sequences, 1, compute, state, "errors")[:, 0]
 
+    def doubts(self, sequences: Sequence[TokenSequence], state: ModelState | None = None) -> Floats:
+        """[n] mean over predictions of ``1 - p`` of the label."""
+
+        def compute(batch: TokenBatch) -> Tensor:
+            return self.sequence_model(state).doubts(batch)[:, None]
+
+        return self._table({"what": "doubt"}, sequences, 1, compute, state, "doubts")[:, 0]
+
+    def entropies(self, sequences: Sequence[TokenSequence], state: ModelState | None = None) -> Floats:
+        """[n] mean entropy of the predictions in nat."""
+
+        def compute(batch: TokenBatch) -> Tensor:
+            return self.sequence_model(state).entropies(batch)[:, None]
+
+        return self._table({"what": "entropy"}, sequences, 1, compute, state, "entropies")[:, 0]
+
+    def leads(self, sequences: Sequence[TokenSequence], state: ModelState | None = None) -> Floats:
+        """[n] mean lead of the likeliest outcome's probability over the next one's."""
+
+        def compute(batch: TokenBatch) -> Tensor:
+            return self.sequence_model(state).leads(batch)[:, None]
+
+        return self._table({"what": "lead"}, sequences, 1, compute, state, "leads")[:, 0]
+
     def gradient_norms(
         self, sequences: Sequence[TokenSequence], state: ModelState | None = None, *, layers: str | None = None
     ) -> Floats:
@@ -150,15 +174,17 @@ class Features:
         dim: int,
         seed: int,
         layers: str | None = None,
+        of: Literal["loss", "margin"] = "loss",
     ) -> Floats:
         """[n, K] random projections of each sequence's gradient over linear layers without the head.
 
         Args:
-            sequences: what the gradients are of.
+            sequences: whose gradients.
             state: at which model; default: the initial student.
             dim: K.
             seed: of the projection.
             layers: regular expression on the layers' names; None: all.
+            of: what the gradient is of: the mean loss, or the mean log-odds of the labels.
         """
         from distill_core.engine.features.per_sample import ProjectedGradients, linear_layers
 
@@ -166,9 +192,9 @@ class Features:
             model = self.sequence_model(state)
             change = None if state is None else state.change
             chosen = linear_layers(model.model, layers)
-            return ProjectedGradients(model, chosen, dim=dim, seed=seed, change=change)(batch)
+            return ProjectedGradients(model, chosen, dim=dim, seed=seed, change=change, of=of)(batch)
 
-        parts = {"what": "gradient, projected", "dim": dim, "seed": seed, "layers": layers}
+        parts = {"what": "gradient, projected", "dim": dim, "seed": seed, "layers": layers, "of": of}
         return self._table(parts, sequences, dim, compute, state, "gradients")
 
     def _refuse_foreign_ids(self, batch: TokenBatch, state: ModelState | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,18 @@ def linear_layers(model: nn.Module, pattern: str | None, *, head: bool = False) 
     return chosen
 
 
-def visit_gradients(model: SequenceModel, batch: TokenBatch, layers: Mapping[str, nn.Linear], visit: Visit) -> None:
+def visit_gradients(
+    model: SequenceModel,
+    batch: TokenBatch,
+    layers: Mapping[str, nn.Linear],
+    visit: Visit,
+    *,
+    of: Literal["loss", "margin"] = "loss",
+) -> None:
     """Run the batch forward and backward and call ``visit`` for each layer, from the last to the first.
 
-    Sequences do not mix: the gradients are those of each sequence's own mean loss. No parameter gets a gradient.
+    Sequences do not mix: the gradients are those of each sequence's own mean loss, or of the mean log-odds of its
+    labels (not for the head). No parameter gets a gradient.
 
     Raises:
         SignalError: a layer ran twice, mixes sequences (experts), or took no part.
@@ -69,8 +77,11 @@ def visit_gradients(model: SequenceModel, batch: TokenBatch, layers: Mapping[str
         _watched(layers, batch.input_ids_BT.shape[0], visit, seen),
         torch.enable_grad(),
     ):
-        losses_B = model.losses(batch, own_forward=any(layer is head for layer in layers.values()))
-        losses_B.sum().backward()  # type: ignore[no-untyped-call]
+        if of == "margin":
+            values_B = model.margins(batch)
+        else:
+            values_B = model.losses(batch, own_forward=any(layer is head for layer in layers.values()))
+        values_B.sum().backward()  # type: ignore[no-untyped-call]
     if seen != set(layers):
         raise SignalError(
             f"{type(model.model).__name__}: no gradient reached {sorted(set(layers) - seen)[:3]}: leave them out of "
@@ -138,6 +149,7 @@ class ProjectedGradients:
         dim: K.
         seed: of the signs.
         change: makes what is projected of a layer's gradients [b, O, I], e.g. an optimizer's update; None: themselves.
+        of: what the gradients are of: each sequence's mean loss, or the mean log-odds of its labels.
     """
 
     def __init__(
@@ -148,8 +160,10 @@ class ProjectedGradients:
         dim: int,
         seed: int,
         change: Callable[[str, Tensor], Tensor] | None = None,
+        of: Literal["loss", "margin"] = "loss",
     ) -> None:
         self.model, self.layers, self.dim, self.seed, self.change = model, layers, dim, seed, change
+        self.of = of
         self.offsets, start = {}, 0
         for name, layer in layers.items():
             self.offsets[name] = start
@@ -162,7 +176,7 @@ class ProjectedGradients:
         def visit(name: str, acts_BTI: Tensor, grads_BTO: Tensor) -> None:
             parts[name] = self._projected(name, acts_BTI, grads_BTO)
 
-        visit_gradients(self.model, batch, self.layers, visit)
+        visit_gradients(self.model, batch, self.layers, visit, of=self.of)
         return torch.stack([parts[name] for name in self.layers]).sum(dim=0)
 
     def _projected(self, name: str, acts_BTI: Tensor, grads_BTO: Tensor) -> Tensor:

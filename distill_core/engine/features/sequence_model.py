@@ -66,6 +66,38 @@ class SequenceModel:
             loss_N = self._support(batch, index, (1.0,)).cross_entropy()
         return mean_by_sequence(loss_N, index, batch)
 
+    def margins(self, batch: TokenBatch) -> Tensor:
+        """[B] weighted mean of the labels' log-odds ``log p - log(1 - p)``; 0 for a sequence without predictions.
+
+        ``log(1 - p)`` is the logsumexp over all but the label, never ``1 - p``, which loses everything near p = 1.
+        """
+        batch = batch.to(self.device)
+        index = batch.rows()
+        return mean_by_sequence(self._margins(batch, index), index, batch)
+
+    @torch.no_grad()
+    def doubts(self, batch: TokenBatch) -> Tensor:
+        """[B] mean of ``1 - p`` of the labels over each sequence's predictions; 0 for a sequence without any."""
+        batch = batch.to(self.device)
+        index = batch.rows()
+        return mean_by_sequence(torch.sigmoid(-self._margins(batch, index)), index, batch)
+
+    @torch.no_grad()
+    def entropies(self, batch: TokenBatch) -> Tensor:
+        """[B] mean entropy in nat of each sequence's predictions; 0 for a sequence without any."""
+        batch = batch.to(self.device)
+        index = batch.rows()
+        entropy_N = self._support(batch, index, (1.0,), extras=("entropy",)).entropy_NT[:, 0]
+        return mean_by_sequence(entropy_N, index, batch)
+
+    @torch.no_grad()
+    def leads(self, batch: TokenBatch) -> Tensor:
+        """[B] mean lead of the likeliest outcome's probability over the next one's; 0 for a sequence without any."""
+        batch = batch.to(self.device)
+        index = batch.rows()
+        first_N, second_N = self._two_likeliest(batch, index).unbind(1)
+        return mean_by_sequence(first_N - second_N, index, batch)
+
     @torch.no_grad()
     def error_norms(self, batch: TokenBatch) -> Tensor:
         """[B] mean of ``|p - onehot(label)|_2`` over each sequence's predictions; 0 for a sequence without any.
@@ -89,20 +121,54 @@ class SequenceModel:
         logits: Tensor = self.model(**batch.model_inputs(), **options).logits
         return logits
 
-    def _support(self, batch: TokenBatch, index: RowIndex, temperatures: tuple[float, ...]) -> Any:
+    def _margins(self, batch: TokenBatch, index: RowIndex) -> Tensor:
+        """[N]: with the label as the only entry of the support, the tail is the logsumexp of all others."""
+        support = self._support(batch, index, (1.0,), ids_NK=index.labels_N[:, None])
+        margin_N: Tensor = support.support_NK[:, 0] - support.tail_NT[:, 0]
+        return margin_N
+
+    def _two_likeliest(self, batch: TokenBatch, index: RowIndex) -> Tensor:
+        """[N, 2] probabilities."""
+        if self.spec is None:
+            found = ops.topk_logits(logits_of_rows(self._logits(batch), index), 2)
+        else:
+            decoded = decoder_of(self.model)(**batch.model_inputs(), use_cache=False, return_dict=True)
+            head = self.model.get_output_embeddings()
+            found = ops.linear_topk_logits(
+                index.select(decoded.last_hidden_state),
+                head.weight,
+                2,
+                bias=head.bias,
+                softcap=self.spec.softcap,
+                logit_scale=self.spec.logit_scale,
+            )
+        return found.log_probs()[0].exp()
+
+    def _support(
+        self,
+        batch: TokenBatch,
+        index: RowIndex,
+        temperatures: tuple[float, ...],
+        *,
+        ids_NK: Tensor | None = None,
+        extras: tuple[str, ...] = (),
+    ) -> Any:
+        """Support logits of the predictions; without ``ids_NK`` on an empty support."""
+        if ids_NK is None:
+            ids_NK = index.labels_N.new_empty(len(index), 0)
+        given: dict[str, Any] = {"labels_N": index.labels_N, "temperatures": temperatures, "extras": extras}
+        if self.spec is None:
+            return ops.support_logits(logits_of_rows(self._logits(batch), index), ids_NK, **given)
         decoded = decoder_of(self.model)(**batch.model_inputs(), use_cache=False, return_dict=True)
         head = self.model.get_output_embeddings()
-        hidden_ND = index.select(decoded.last_hidden_state)
-        assert self.spec is not None
         return ops.linear_support_logits(
-            hidden_ND,
+            index.select(decoded.last_hidden_state),
             head.weight,
-            torch.empty(len(index), 0, dtype=torch.int64, device=hidden_ND.device),
+            ids_NK,
             bias=head.bias,
-            labels_N=index.labels_N,
-            temperatures=temperatures,
             softcap=self.spec.softcap,
             logit_scale=self.spec.logit_scale,
+            **given,
         )
 
 

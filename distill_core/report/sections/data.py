@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill_core.report.blocks import Absent, Block, Cell, Column, PairLists, Pairs, Section, Table
+from distill_core.report.blocks import Absent, Block, Cell, Column, PairLists, Pairs, Prose, Section, Table
 from distill_core.report.sections import records
 from distill_core.report.sections.view import View
 from distill_core.report.text import MISSING, figure, number, size
@@ -23,6 +23,8 @@ def section(view: View) -> Section:
         blocks.append(_metrics(metrics))
     if splits:
         blocks.append(PairLists([_funnel(split, summary) for split, summary in splits.items()]))
+        notes = [f"{split}: {summary['note']}" for split, summary in splits.items() if summary.get("note")]
+        blocks += [Prose(notes)] if notes else []
     elif view.of_run:
         blocks.append(Absent("data", "distill run RUN.yaml"))
     return Section("data", "Data and labels", [*blocks, *records.blocks(view)])

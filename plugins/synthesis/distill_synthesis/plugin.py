@@ -344,6 +344,22 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "selector",
+            "trak",
+            "distill_synthesis.selectors.trak:Trak",
+            summary="what the target's log-odds owe to a sequence, over several short trainings",
+            options="distill_synthesis.selectors.options:TrakOptions",
+            signals=("model", "target"),
+        ),
+        component(
+            "selector",
+            "uncertainty",
+            "distill_synthesis.selectors.uncertainty:Uncertainty",
+            summary="where the student is least sure, or most wrong: for active rounds",
+            options="distill_synthesis.selectors.options:UncertaintyOptions",
+            signals=("model",),
+        ),
+        component(
+            "selector",
             "coverage-centric",
             "distill_synthesis.selectors.coverage_centric:CoverageCentric",
             summary="every level of difficulty alike, without the hardest",

@@ -163,7 +163,8 @@ class SequenceKD:
             "teacher": self.identity,
             "request": request.id,
             "finish_reason": completion.finish_reason,
-            **{name: value for name, value in vars(self.parameters).items() if name != "top_logprobs"},
+            **{name: value for name, value in vars(self.parameters).items() if name not in ("top_logprobs", "stop")},
+            "stop": list(self.parameters.stop),
         }
         return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -76,6 +76,18 @@ class MatchingOptions(ImageFields):
         default=20, description="steps between two states on disk; an interruption loses at most so many"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: the GPU if there is one")
+
+    @classmethod
+    def example_records(cls) -> list[dict[str, Any]]:
+        """Images of 8 x 8 pixels in two classes, for the conformance kit."""
+        return [
+            {
+                "image": [[(row * column * (number + 2)) % 256 for column in range(8)] for row in range(8)],
+                "label": "ab"[number % 2],
+                "document": f"image-{number}",
+            }
+            for number in range(6)
+        ]
 
 
 class GradientMatchingOptions(MatchingOptions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from distill_core.options import Options
 from distill_core.plugin import Needs
@@ -127,6 +127,38 @@ class LessOptions(Options):
         default="domain", description="subtasks of the target, of which the best counts: by domain, or one for all"
     )
     projection_seed: NonNegativeInt = Field(default=0, description="of the signs of the projection")
+
+
+class TrakWarmUpOptions(WarmUpOptions):
+    """A short training of one of TRAK's networks."""
+
+    share: float = Field(default=0.5, gt=0, le=1, description="share of the pool that each trains on; the paper: 0.5")
+    epochs: PositiveInt = Field(default=1, description="passes over it; the paper trains to the end")
+
+
+class TrakOptions(Options):
+    """Options of ``trak``."""
+
+    dim: PositiveInt = Field(default=4096, description="columns of the random projection, another one per network")
+    networks: PositiveInt = Field(default=3, description="trainings, each on another random share of the pool")
+    layers: str | None = Field(
+        default=None, description="regular expression on names of linear layers; default: all but the head"
+    )
+    warm_up: TrakWarmUpOptions = Field(default_factory=TrakWarmUpOptions, description="the training of a network")
+    damping: NonNegativeFloat = Field(
+        default=0.01, description="added to the matrix that is inverted, in mean eigenvalues; the paper: 0"
+    )
+    projection_seed: NonNegativeInt = Field(default=0, description="of the signs of the first projection")
+
+
+class UncertaintyOptions(Options):
+    """Options of ``uncertainty``."""
+
+    measure: Literal["entropy", "lead", "loss", "doubt"] = Field(
+        default="entropy",
+        description="entropy: of the predictions; lead: how little the likeliest outcome leads the next one; loss and "
+        "doubt (1 - p): how wrong the student is about the record's own answer",
+    )
 
 
 class CoverageOptions(Options):
