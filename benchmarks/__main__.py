@@ -29,6 +29,7 @@ NAMES = (
     "trl_training",
     "objective_table",
     "dataset_distillation",
+    "text_distillation",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

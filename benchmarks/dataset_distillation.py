@@ -12,8 +12,7 @@ import argparse
 import hashlib
 import json
 import re
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from torch import Tensor
 
 from benchmarks.dataset_baselines import BASELINES, DETERMINISTIC
 from benchmarks.image_data import DATA, records
-from benchmarks.measure import machine
-from benchmarks.result import command_line, load, save
+from benchmarks.set_accuracy import accuracy_table, measure
 from distill_core.interfaces import SynthesisContext
 from distill_core.registry import get_registry
 from distill_synthesis.matching.images import LabelledImages, Scale, read_images
@@ -150,67 +148,18 @@ class Scene:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the result file lacks."""
-    result: dict[str, Any] = {
-        "benchmark": "dataset_distillation",
-        "command": command_line(options),
-        "machine": machine(),
-        "settings": settings(options),
-        "measurements": [],
-    }
-    path = Path(options.json) if options.json else None
-    if path is not None and path.exists():
-        found = load(path)
-        if found["settings"] != result["settings"]:
-            raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
-        # A method whose options were changed is measured again.
-        result["measurements"] = [
-            row for row in found["measurements"] if row.get("options") == SYNTHESIZERS.get(row["method"])
-        ]
-    done = {(row["method"], row["set"], row["network"]) for row in result["measurements"]}
-    missing = [unit for unit in units(options) if unit not in done]
-    if not missing:
-        return result
-    scene = Scene(options, *records(options.data))
-    for method, number, network in missing:
-        share = scene.measured(method, number, network)
-        line = {"method": method, "set": number, "network": network, "accuracy": round(share, 6)}
-        own = {"options": SYNTHESIZERS[method]} if method in SYNTHESIZERS else {}
-        result["measurements"].append(line | own)
-        if path is not None:
-            save(result, path)
-    return result
+    return measure("dataset_distillation", options, settings(options), list(units(options)), SYNTHESIZERS, _scene)
 
 
-def spread(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Mean accuracy and its standard error: over sets where there are several, else over networks."""
-    by_set: dict[int, list[float]] = {}
-    for row in rows:
-        by_set.setdefault(row["set"], []).append(row["accuracy"])
-    means = [statistics.mean(values) for values in by_set.values()]
-    values = means if len(means) > 1 else [row["accuracy"] for row in rows]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return statistics.mean(means), error
+def _scene(options: argparse.Namespace) -> Scene:
+    return Scene(options, *records(options.data))
 
 
 def table(result: dict[str, Any]) -> str:
     """Markdown: accuracy, share of the full accuracy, share of the gap from random to full that is closed."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in result["measurements"]:
-        rows.setdefault(row["method"], []).append(row)
-    found = {method: spread(rows[method]) for method in METHODS if method in rows}
-    full, base = (found.get(name, (float("nan"),) * 2)[0] for name in ("full", "random"))
     size = result["settings"]
-    lines = [
-        "| training set | accuracy, % | of full, % | gap closed, % | sets x networks |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for method, (mean, error) in found.items():
-        gap, gap_error = 100 * (mean - base) / (full - base), 100 * error / (full - base)
-        sets = len({row["set"] for row in rows[method]})
-        cells = [f"{100 * mean:.1f} ± {100 * error:.1f}", f"{100 * mean / full:.1f}", f"{gap:.0f} ± {gap_error:.0f}"]
-        lines.append(f"| {method} | {' | '.join(cells)} | {sets} x {len(rows[method]) // sets} |")
     return (
         f"{size['data']}, {size['per_class']} per class, {size['iterations']} steps, {size['epochs']} epochs; ± is the "
         "standard error over sets (over networks where there is one set); the gap's takes random and full as given; "
-        f"{result['machine']}.\n\n" + "\n".join(lines)
+        f"{result['machine']}.\n\n" + accuracy_table(result["measurements"], METHODS)
     )

@@ -14,6 +14,7 @@ from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.selection_problems import selection_problems
 from distill_core.engine.supply import (
+    MODEL,
     SAMPLED_METHODS,
     Supply,
     aligner_of,
@@ -76,7 +77,7 @@ def _synthesis_problems(config: RunConfig, components: Components) -> Iterator[P
     """A synthesizer that asks one of the teachers: is it there, and can it give that?"""
     at: Location = ("synthesize",)
     component = components.get(at)
-    wanted = frozenset() if component is None else component.entry.needs(component.options).signals
+    wanted = frozenset() if component is None else component.entry.needs(component.options).signals - {MODEL}
     if component is None or not wanted:
         return
     name = getattr(component.options, "teacher", None)
