@@ -242,10 +242,12 @@ class Scene:
     def embeddings(self, directory: Path) -> TrainingSet:
         """What was learned before it became text, between the special tokens."""
         held = load_file(directory / EMBEDDINGS_FILE)
-        first, last = (self.table_VD[one] for one in (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id))
+        whole, inner = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+        start = whole.index(inner[0])
+        before, after = self.table_VD[whole[:start]], self.table_VD[whole[start + len(inner) :]]
         rows = []
         for x_LD, tokens_L in zip(held["x"], held["tokens"], strict=True):
-            rows.append(torch.cat([first[None], x_LD[tokens_L >= 0], last[None]]))
+            rows.append(torch.cat([before, x_LD[tokens_L >= 0], after]))
         longest = max(map(len, rows))
         embeddings = torch.stack([functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
