@@ -6,12 +6,9 @@ Nothing in it is executed and no dotted path is accepted.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from distill_core.options import ScheduleRef
+from distill_core.options import ModelSource, ScheduleRef
 
 
 class Section(BaseModel):
@@ -153,22 +150,6 @@ class FromTeacher(Section):
         default=None, description="narrow them: the weightiest channels, neurons and heads stay"
     )
     teacher: str | None = Field(default=None, description="which of several teachers; needed where there are several")
-
-
-def _located(source: str) -> str:
-    """``package:NAME/DIRECTORY`` as the directory inside the installed package, which is not imported."""
-    if not source.startswith("package:"):
-        return source
-    name, _, inside = source.removeprefix("package:").partition("/")
-    spec = find_spec(name.replace("-", "_")) if "." not in name else None
-    roots = [] if spec is None else list(spec.submodule_search_locations or ())
-    if not roots:
-        raise ValueError(f"the Python package {name} is not installed; install it with: pip install {name}")
-    return str(Path(roots[0], inside))
-
-
-ModelSource = Annotated[str, AfterValidator(_located)]
-"""Where ``from_pretrained`` finds something."""
 
 
 class InitConfig(Section):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from distill_core.plugin import Needs
 
@@ -13,6 +15,22 @@ class Options(BaseModel):
     """Base of every options model: unknown names are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _located(source: str) -> str:
+    """``package:NAME/DIRECTORY`` as the directory inside the installed package, which is not imported."""
+    if not source.startswith("package:"):
+        return source
+    name, _, inside = source.removeprefix("package:").partition("/")
+    spec = find_spec(name.replace("-", "_")) if "." not in name else None
+    roots = [] if spec is None else list(spec.submodule_search_locations or ())
+    if not roots:
+        raise ValueError(f"the Python package {name} is not installed; install it with: pip install {name}")
+    return str(Path(roots[0], inside))
+
+
+ModelSource = Annotated[str, AfterValidator(_located)]
+"""Where ``from_pretrained`` finds something: a hub id, a directory, or ``package:NAME/DIRECTORY``."""
 
 
 class NoOptions(Options):

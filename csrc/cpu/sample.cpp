@@ -12,14 +12,12 @@ namespace {
 struct SampleMemory {
   explicit SampleMemory(const SampleTask& task)
       : top(task.top),
-        doubles(new double[task.blocks + 1 + 2 * task.top.k + 1]),
-        words(new uint64_t[2 * task.k]),
-        scratch{top.scratch,
-                doubles.get(),
-                doubles.get() + task.blocks + 1,
-                doubles.get() + task.blocks + 1 + task.top.k + 1,
-                words.get(),
-                words.get() + task.k} {}
+        doubles(new double[task.blocks * MASS_BLOCK + task.blocks + 1 + 2 * task.top.k + 1]),
+        words(new uint64_t[2 * task.k]) {
+    double* const line = doubles.get() + task.blocks * MASS_BLOCK;
+    double* const left = line + task.blocks + 1;
+    scratch = {top.scratch, doubles.get(), line, left, left + task.top.k + 1, words.get(), words.get() + task.k};
+  }
 
   TopkMemory top;
   std::unique_ptr<double[]> doubles;

@@ -16,10 +16,13 @@ struct SampleTask {
 
 // Entries whose masses are summed together. Fixed: the sums decide which entries are drawn.
 constexpr int64_t MASS_BLOCK = 256;
+// The same within a block, once a point falls into it.
+constexpr int64_t MASS_PART = 16;
 
 // Working memory of one thread, for one row after another.
 struct SampleScratch {
   TopkScratch top;
+  double* masses;    // [blocks * MASS_BLOCK] of a row
   double* line;      // [blocks + 1] mass before every block
   double* left;      // [k + 1] log of the mass outside the j largest
   double* log_top;   // [k] log of the k largest masses

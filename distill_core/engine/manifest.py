@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -114,16 +116,37 @@ def flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets of parts, one phrase each: ``train.learning_rate 0.0001 -> 0.001``."""
+    """What differs between two sets of parts, one phrase each: ``train.learning_rate 0.0001 -> 0.001``.
+
+    A section that is new or gone as a whole is one phrase.
+
+    >>> changes({"train.k": 2}, {"train.k": 3, "compare.hot.k": 2, "compare.hot.steps": 9})
+    ['train.k 2 -> 3', 'compare is new']
+    """
     phrases = []
+    sections_new, sections_old = _sections(new), _sections(old)
     for path in [*new, *(path for path in old if path not in new)]:
         if path not in old:
-            phrases.append(f"{path} is new: {_short(new[path])}")
+            phrases.append(_one_sided(path, new, "is new", sections_old, sections_new))
         elif path not in new:
-            phrases.append(f"{path} is gone (was {_short(old[path])})")
+            phrases.append(_one_sided(path, old, "is gone", sections_new, sections_old))
         elif old[path] != new[path]:
             phrases.append(f"{path} {_short(old[path])} -> {_short(new[path])}")
-    return phrases
+    return list(dict.fromkeys(phrases))
+
+
+def _sections(parts: Mapping[str, Any]) -> Counter[str]:
+    """How many leaves lie below each section: ``train``, ``train.objectives``, ``train.objectives[0]``."""
+    return Counter(path[: mark.start()] for path in parts for mark in re.finditer(r"[.\[]", path))
+
+
+def _one_sided(path: str, parts: Mapping[str, Any], what: str, there: Counter[str], here: Counter[str]) -> str:
+    """The outermost section around ``path`` that the other side lacks, or ``path`` itself with its value."""
+    for mark in re.finditer(r"[.\[]", path):
+        section = path[: mark.start()]
+        if section not in there and here[section] > 1:
+            return f"{section} {what}"
+    return f"{path} {what}: {_short(parts[path])}" if what == "is new" else f"{path} {what} (was {_short(parts[path])})"
 
 
 def _short(value: Any) -> str:

@@ -277,6 +277,21 @@ def test_changes_are_phrases() -> None:
         "a.z is new: null",
     ]
     assert changes({"b": "x"}, {}) == ["b is gone (was x)"]
+
+
+def test_a_new_section_is_one_phrase() -> None:
+    old = dict(flat("", {"train": {"k": 2, "order": None}, "compare": {"cold": {"k": 1, "steps": 3}}}))
+    hot = {"k": 1, "objectives": [{"use": "a", "weight": 1}]}
+    new = dict(flat("", {"train": {"k": 2, "order": {"use": "x"}}, "compare": {"hot": hot}}))
+    assert changes(old, new) == [
+        "train.order.use is new: x",
+        "compare.hot is new",
+        "train.order is gone (was null)",
+        "compare.cold is gone",
+    ]
+
+
+def test_manifests_that_are_not_there() -> None:
     assert read_manifest(Path("/nonexistent")) is None
     assert Manifest("a", "running", "", {}).outputs == []
 

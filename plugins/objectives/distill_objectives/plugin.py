@@ -217,6 +217,16 @@ def distill_components() -> Sequence[Component]:
     )
     components.append(
         objective(
+            "image-text-contrastive",
+            "distill_objectives.image_text_contrastive:ImageTextContrastive",
+            summary="images find the captions of their classes among all, captions their images (CLIP, UniCL)",
+            options="distill_objectives.image_text_options:ImageTextContrastiveOptions",
+            signals=(),
+            targets=(),
+        )
+    )
+    components.append(
+        objective(
             "hard-label",
             "distill_objectives.hard_label:HardLabel",
             summary="cross-entropy with the teacher's most likely class or token (hard distillation, DeiT)",
