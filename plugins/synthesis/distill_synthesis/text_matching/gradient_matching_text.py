@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distill_core.engine.data import collate
+from distill_core.errors import DataError
 from distill_core.files import atomic_write_bytes
 from distill_synthesis.matching.coresets import random_choice
 from distill_synthesis.matching.randomness import generator
@@ -69,7 +70,10 @@ class GradientMatchingText(TextSynthesizer):
                 yield self.texts.allowed_A[places.cpu()].tolist(), number, self._shares(state, row), origin
 
     def described(self) -> dict[str, Any]:
-        """The distance before and after, and how far embeddings are from tokens."""
+        """The distance in the first round and the last, and how far embeddings are from tokens.
+
+        Rounds in different states of the students do not compare: gradients of a trained one are harder to match.
+        """
         values, steps = self.state.values, self.options.inner_steps
         if not values:
             return {"iterations": 0}
@@ -191,8 +195,6 @@ class GradientMatchingText(TextSynthesizer):
 
     def _by_student(self, k: int) -> Likely:
         """The first student, at its start; it must predict the next token."""
-        from distill_core.errors import DataError
-
         if self.texts.labels:
             raise DataError(
                 f"{self.NAME}: likelihood is `student`, but with a task the student predicts classes, not tokens: use "

@@ -27,7 +27,7 @@ from distill_synthesis.matching.randomness import generator
 from distill_synthesis.text_matching.choosing import greedy, nearest
 from distill_synthesis.text_matching.language_model import LanguageModel
 from distill_synthesis.text_matching.networks import Networks
-from distill_synthesis.text_matching.options import TextMatchingOptions
+from distill_synthesis.text_matching.options import GeneratorMatchingOptions, GradientMatchingTextOptions
 from distill_synthesis.text_matching.texts import LabelledTexts, Reader, Written, read_texts
 
 
@@ -52,8 +52,9 @@ class TextSynthesizer(ABC):
     """Makes texts that stand for the real ones; the state is on disk, and everything random has a key of its own."""
 
     NAME: ClassVar[str]
+    options: GradientMatchingTextOptions | GeneratorMatchingOptions
 
-    def __init__(self, options: TextMatchingOptions) -> None:
+    def __init__(self, options: GradientMatchingTextOptions | GeneratorMatchingOptions) -> None:
         self.options = options
         self._summary: dict[str, Any] = {}
 
@@ -181,7 +182,7 @@ class TextSynthesizer(ABC):
         return [member for member, vote in zip(members, votes.argmax(-1).tolist(), strict=True) if vote == number]
 
     def _best(self, members: list[Candidate], number: int) -> list[int]:
-        wanted, rule = self.wanted(number), getattr(self.options, "choose")  # noqa: B009, an option of both
+        wanted, rule = self.wanted(number), self.options.choose
         if not members:
             return []
         if rule == "random":
