@@ -33,6 +33,7 @@ NAMES = (
     "objective_table",
     "dataset_distillation",
     "selection",
+    "text_distillation",
 )
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 

@@ -60,6 +60,10 @@ def body(result: dict[str, Any]) -> str:
         from benchmarks.selection import table
 
         return table(result)
+    if result["benchmark"] == "text_distillation":
+        from benchmarks.text_distillation import table
+
+        return table(result)
     return f"{result['title']} {result['machine']}.\n\n{timed(result)}"
 
 

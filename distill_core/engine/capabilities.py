@@ -14,6 +14,7 @@ from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.engine.selection_problems import selection_problems
 from distill_core.engine.supply import (
+    MODEL,
     SAMPLED_METHODS,
     Supply,
     aligner_of,
@@ -78,9 +79,11 @@ def _teacher_problems(config: RunConfig) -> Iterator[Problem]:
 def _asking_problems(config: RunConfig, components: Components) -> Iterator[Problem]:
     """The synthesizer and the filters that ask one of the teachers: is it there, and can it give that?"""
     for at, component in components.items():
-        wanted = component.entry.needs(component.options).signals if component.entry.component.kind in ASKING else ()
+        if component.entry.component.kind not in ASKING:
+            continue
+        wanted = component.entry.needs(component.options).signals - {MODEL}
         if wanted:
-            yield from _named_teacher_problems(config, components, at, frozenset(wanted))
+            yield from _named_teacher_problems(config, components, at, wanted)
 
 
 def _named_teacher_problems(

@@ -18,7 +18,7 @@ from distill_core.config import ComponentRef, RunConfig, TrainConfig
 from distill_core.engine.file_hashes import FileHashes
 from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
-from distill_core.engine.supply import captured_teachers, readers_of
+from distill_core.engine.supply import MODEL, captured_teachers, readers_of
 from distill_core.engine.validate import TRAINING_PARTS
 from distill_core.options import ScheduleRef
 
@@ -31,7 +31,7 @@ KINDS = ("synthesize", "data", "student", "select", "capture", "train", "evaluat
 RESUMABLE = ("synthesize", "select", "capture", "train")
 """Stages that go on where they were interrupted; the others are short and start over."""
 
-SELECTOR_INPUTS = {"target": "data:target", "model": "student"}
+SELECTOR_INPUTS = {"target": "data:target", MODEL: "student"}
 """What a selector can ask for, and the stage that makes it; ``labels`` come with the task."""
 
 _NO_EFFECT = ("keep_checkpoints", "trackers")
@@ -137,9 +137,13 @@ class PartsOf:
         at: Location = ("synthesize",)
         parts = {**source, **self._component(at), **self._files(at), **self._seed(), **_code()}
         options = self.components[at].options
-        if self.components[at].entry.needs(options).signals:
+        wanted = self.components[at].entry.needs(options).signals
+        if wanted - {MODEL}:
             named = getattr(options, "teacher", None)
             parts.update(self._teachers(list(self.config.all_teachers)[:1] if named is None else [named]))
+        if MODEL in wanted:
+            cut = self.config.data.model_dump(mode="json", exclude={"train", "eval", "target"})
+            parts.update({**dict(flat("data", cut)), **self.student(), **self._task(), **self._tokenizer()})
         return parts
 
     def data(self, split: str) -> Parts:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from distill_core.engine.data import IGNORE, SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset
+from distill_core.engine.data import IGNORE, SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset, TokenSequence
 from distill_core.engine.records import FORMS, cut_record
 from distill_core.errors import DataError
 from distill_core.files import atomic_file, write_json
@@ -262,6 +262,40 @@ def _cutter(tokenizer: Any, data: DataConfig, task: Task | None) -> Cut:
         return lambda record, document: cut_record(record, tokenizer=tokenizer, data=data, document=document)
     length = data.sequence_length_tokens
     return lambda record, document: task.pieces(record, tokenizer=tokenizer, length_tokens=length, document=document)
+
+
+def sequences_of(
+    record: Mapping[str, Any], document: str, *, tokenizer: Any, data: DataConfig, task: Task | None
+) -> list[TokenSequence]:
+    """The sequences that the data stage makes of a record, in memory.
+
+    Raises:
+        DataError: a record that cannot be used.
+    """
+    from distill_core.store import sequence_key
+
+    made = []
+    for piece in _cutter(tokenizer, data, task)(record, document).pieces:
+        ids = np.asarray(piece.input_ids, dtype=np.int32)
+        labels = ids
+        if piece.classes is not None:
+            labels = np.asarray(piece.classes, dtype=np.int32)
+        elif piece.predict is not None:
+            labels = np.where(piece.predict, ids, np.int32(IGNORE)).astype(np.int32)
+        weights = None if piece.weights is None else np.asarray(piece.weights, dtype=np.float32)
+        inputs = getattr(task, "inputs", None)
+        made.append(
+            TokenSequence(
+                ids,
+                labels,
+                document,
+                sequence_key(ids),
+                weights,
+                next_token=piece.classes is None,
+                inputs={} if inputs is None else inputs(ids),
+            )
+        )
+    return made
 
 
 def _predicted(piece: Piece) -> int:

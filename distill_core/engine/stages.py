@@ -12,6 +12,7 @@ from distill_core.engine.context import RunContext
 from distill_core.engine.manifest import clear, read_manifest
 from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
+from distill_core.engine.supply import MODEL
 from distill_core.errors import DataError, StoreError, TrainingError
 from distill_core.funnel import funnel_sentence
 
@@ -29,7 +30,8 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
     assert config.synthesize is not None
     synthesizer = context.registry.build("synthesizer", config.synthesize)
     if hasattr(synthesizer, "build"):
-        synthesizer.build(_synthesis_context(context))
+        reads = context.registry.needs("synthesizer", config.synthesize).signals
+        synthesizer.build(_synthesis_context(context, **(_of_the_student(context) if MODEL in reads else {})))
     source = context.registry.build("source", config.data.train.source)
     directory = context.path(stage.name)
     count = 0
@@ -50,7 +52,7 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
     return notes
 
 
-def _synthesis_context(context: RunContext) -> Any:
+def _synthesis_context(context: RunContext, **more: Any) -> Any:
     from distill_core.interfaces import SynthesisContext
 
     return SynthesisContext(
@@ -59,7 +61,28 @@ def _synthesis_context(context: RunContext) -> Any:
         teacher=context.teacher,
         tokenizer=context.tokenizer,
         say=context.progress.say,
+        **more,
     )
+
+
+def _of_the_student(context: RunContext) -> dict[str, Any]:
+    """What a synthesizer that declares the signal ``model`` is given."""
+    from distill_core.engine.prepare import sequences_of
+    from distill_core.engine.student import new_student
+
+    config, task = context.config, context.task
+    needs_teacher = config.student.init.model is None
+
+    def student(seed: int) -> Any:
+        cut = config.student.init.from_teacher
+        source = context.teacher_source(None if cut is None else cut.teacher) if needs_teacher else None
+        return new_student(config.student, teacher_source=source, seed=seed, task=task)
+
+    def sequences(record: Any) -> list[Any]:
+        document = str(record.get("document", ""))
+        return sequences_of(record, document, tokenizer=context.tokenizer(), data=config.data, task=task)
+
+    return {"task": task, "student": student, "sequences": sequences}
 
 
 FILTERS = "filters"

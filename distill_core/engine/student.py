@@ -47,6 +47,28 @@ def initialise_student(
     Raises:
         TrainingError: a source that cannot be loaded, a layer that does not exist, a model that cannot be cut.
     """
+    model, tokenizer = _initial(config, teacher_source=teacher_source, seed=seed, task=task)
+    with whole_directory(directory) as temporary, without_progress_bars():
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+    return directory
+
+
+def new_student(config: StudentConfig, *, teacher_source: str | None, seed: int, task: Task | None = None) -> Any:
+    """What :func:`initialise_student` writes for a seed, in memory: fp32; the random state of torch stays as it was.
+
+    Raises:
+        TrainingError: as there.
+    """
+    given = config.model_copy(update={"dtype": "float32"})
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        model, _ = _initial(given, teacher_source=teacher_source, seed=seed, task=task)
+    return model.float()
+
+
+def _initial(config: StudentConfig, *, teacher_source: str | None, seed: int, task: Task | None) -> tuple[Any, Any]:
+    """The model before training, and its tokenizer."""
     init = config.init
     set_seed(seed)
     source: str | None
@@ -69,11 +91,7 @@ def initialise_student(
     tokenizer = _tokenizer_for(task, config.tokenizer or source, config)
     if model is None:
         model = _from_config(dict(init.config or {}), tokenizer, config, task)
-    with whole_directory(directory) as temporary, without_progress_bars():
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-    return directory
+    return model, tokenizer
 
 
 def _tokenizer_for(task: Task | None, source: str | None, config: StudentConfig) -> Any:

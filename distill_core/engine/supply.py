@@ -11,6 +11,9 @@ from distill_core.engine.loading import Location, path_text
 from distill_core.engine.schema import Problem, suggestion
 from distill_core.plugin import Provides
 
+MODEL = "model"
+"""Signal of what reads the student: a selector its directory, a synthesizer new ones and how records are cut."""
+
 SAMPLED_METHODS = ("threshold", "multinomial")
 """Capture methods whose weights are a sample: unbiased, but right only in losses linear in the teacher."""
 

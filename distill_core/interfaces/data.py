@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from distill_core.errors import DataError
+
 if TYPE_CHECKING:
     from distill_core.pieces import CutRecord
 
@@ -103,6 +105,12 @@ class Checker(Protocol):
         ...
 
 
+def _undeclared(asked: Any) -> Any:
+    raise DataError(
+        "this synthesizer asked for the student or its sequences, which it does not declare: add the signal `model`"
+    )
+
+
 @dataclass(frozen=True)
 class SynthesisContext:
     """Given to ``build(ctx)`` of a synthesizer before it makes records.
@@ -113,6 +121,11 @@ class SynthesisContext:
         teacher: ``ctx.teacher(name)`` is a live teacher of the run file, loaded once; ``ctx.teacher(None)`` the first.
         tokenizer: ``ctx.tokenizer()`` is the student's tokenizer, which makes the data.
         say: prints a message beside the progress.
+        task: what the student predicts; None: the next token. This and the next two need the signal ``model``.
+        student: ``ctx.student(seed)`` is a new initial student, fp32, of one's own: what a pretrained one lacks (the
+            head of a task) is drawn from that seed, and everything is where the run file makes it from a config.
+        sequences: ``ctx.sequences(record)`` are the sequences that the data stage makes of a record
+            (``distill_core.engine.data.TokenSequence``), none for one that is too short.
     """
 
     seed: int
@@ -120,6 +133,9 @@ class SynthesisContext:
     teacher: Callable[[str | None], Any]
     tokenizer: Callable[[], Any]
     say: Callable[[str], None]
+    task: Any = field(default=None, kw_only=True)
+    student: Callable[[int], Any] = field(default=_undeclared, kw_only=True)
+    sequences: Callable[[Mapping[str, Any]], list[Any]] = field(default=_undeclared, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -142,8 +158,9 @@ class Synthesizer(Protocol):
 
     ``directory`` is its own: what it keeps there survives an interruption, after which it is called again. One that
     asks a teacher declares what it needs of it (``signals=("text",)`` for one that must write); an option ``teacher``
-    names which one. Optional: ``build(ctx)`` with a :class:`SynthesisContext`, and ``summary()``, plain data about what
-    was made, kept with the stage.
+    names which one. One that reads the student, or how records become sequences, declares ``model``. Optional:
+    ``build(ctx)`` with a :class:`SynthesisContext`, and ``summary()``, plain data about what was made, kept with the
+    stage.
     """
 
     def synthesize(self, source: Iterable[Mapping[str, Any]], directory: Path) -> Iterator[dict[str, Any]]: ...

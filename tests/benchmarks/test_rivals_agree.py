@@ -17,7 +17,7 @@ from benchmarks.case import Absent, Case, flat
 from distill_core import ops
 
 UNTIMED = ("capture", "accuracy", "gradient_quality", "target_bias", "store_size", "objective_table")
-WHOLE_RUNS = ("trl_training", "dataset_distillation", "selection")  # trainings, not calls: tests of their own
+WHOLE_RUNS = ("trl_training", "dataset_distillation", "selection", "text_distillation")  # trainings: tests of their own
 TIMED = [name for name in NAMES if name not in (*UNTIMED, *WHOLE_RUNS)]
 
 

@@ -173,6 +173,22 @@ def distill_components() -> Sequence[Component]:
             options="distill_synthesis.matching.options:KernelRegressionOptions",
         ),
         component(
+            "synthesizer",
+            "gradient-matching-text",
+            "distill_synthesis.text_matching.gradient_matching_text:GradientMatchingText",
+            summary="few readable texts whose gradients in the student are those of the real ones (GRADMM)",
+            options="distill_synthesis.text_matching.options:GradientMatchingTextOptions",
+            signals=("model",),
+        ),
+        component(
+            "synthesizer",
+            "generator-matching",
+            "distill_synthesis.text_matching.generator_matching:GeneratorMatching",
+            summary="a language model taught to write texts that give the real gradient (DiLM)",
+            options="distill_synthesis.text_matching.options:GeneratorMatchingOptions",
+            signals=("model",),
+        ),
+        component(
             "source",
             "table",
             "distill_synthesis.table:Table",

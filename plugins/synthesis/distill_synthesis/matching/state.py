@@ -35,25 +35,25 @@ class State:
     velocity: dict[str, Tensor]
     values: list[float] = field(default_factory=list)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, file: str = STATE_FILE) -> None:
         """Atomically."""
         buffer = io.BytesIO()
         tensors = {"variables": _on_cpu(self.variables), "velocity": _on_cpu(self.velocity)}
         torch.save({**tensors, "key": self.key, "iteration": self.iteration, "values": json.dumps(self.values)}, buffer)
-        atomic_write_bytes(directory / STATE_FILE, buffer.getvalue())
+        atomic_write_bytes(directory / file, buffer.getvalue())
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
-def load_state(directory: Path, key: str) -> State | None:
+def load_state(directory: Path, key: str, file: str = STATE_FILE) -> State | None:
     """The state in a directory, or None.
 
     Raises:
         DataError: it cannot be read, or belongs to other data, options or another seed.
     """
-    path = directory / STATE_FILE
+    path = directory / file
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_temporaries(path.parent)
     if not path.exists():

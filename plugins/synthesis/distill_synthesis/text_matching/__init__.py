@@ -1,0 +1,1 @@
+"""Dataset distillation of text: few readable texts that teach what many real ones teach."""
