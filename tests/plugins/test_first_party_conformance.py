@@ -138,7 +138,12 @@ def test_selectors() -> None:
     assert report("distill-synthesis", options, kind="selector") == []
 
 
+WRITERS = ("attributed-prompts", "back-translation", "evol-instruct", "magpie", "rejection-sampling", "self-instruct")
+STUDENTS_READ = ("gradient-matching-text", "generator-matching")
+
+
 def test_synthesizers() -> None:
+    """A teacher with sense and new students are elsewhere: tests/generation and tests/text_matching have them."""
     images = {"images_per_class": 1, "iterations": 1, "network": {"depth": 1, "width": 4}}
     experts = {"trajectory-matching": {"experts": 1, "expert_epochs": 2, "latest_start": 0, "student_steps": 1}}
     options: dict[str, dict[str, Any]] = {
@@ -146,7 +151,14 @@ def test_synthesizers() -> None:
         "rationales": {"select": "vote", "min_votes": 1},
         **{
             name: {**images, **experts.get(name, {})}
-            for name in ("gradient-matching", "distribution-matching", "trajectory-matching", "kernel-regression")
+            for name in (
+                "gradient-matching",
+                "distribution-matching",
+                "trajectory-matching",
+                "kernel-regression",
+                "performance-matching",
+            )
         },
     }
-    assert report("distill-synthesis", options, kind="synthesizer") == []
+    elsewhere = tuple(f":{name}" for name in (*WRITERS, *STUDENTS_READ))
+    assert report("distill-synthesis", options, kind="synthesizer", elsewhere=elsewhere) == []

@@ -48,7 +48,7 @@ def test_hostile_samples_stay_text(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     dirty = Structure(page)
     assert not dirty.open and {tag for tag, _ in dirty.tags} <= clean | {"article", "blockquote"}
-    assert "Synthetic data: samples" in page and "\x00" not in page and "\u202e" not in page
+    assert "Synthetic texts" in page and "\x00" not in page and "\u202e" not in page
     assert "&lt;script&gt;alert(1)" in page and "Where it comes from" in page
 
 
