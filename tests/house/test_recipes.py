@@ -33,7 +33,7 @@ TABLE = re.compile(r"(<!-- recipe results -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 INPUTS = {"bioinformatics_teacher", "classification_teacher", "evolving-teacher_revision", "rationale_teacher"}
 INPUTS |= {"vision_teacher"}
 """Recipes that only make what others start from: nothing is claimed for them."""
-NO_RESULT_YET = {"quickstart", "write-and-label"}
+NO_RESULT_YET = {"write-and-label"}
 
 
 def script() -> Any:
