@@ -46,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> d
     def change(given: dict[str, Any]) -> None:
         given["data"]["train"]["transforms"] = [{"use": "plant-canaries", "path": str(canaries)}]
         for split in ("train", "eval"):
-            given["data"][split]["source"]["fields"] = ["kind"]
+            given["data"][split]["source"] |= {"text": "text", "fields": ["kind"]}
         given["compare"] = {"hard-labels": {"teacher": "none", "objectives": [{"use": "cross-entropy"}]}}
         unread = {"name": "unread", "method": "topk", "k": 4}  # no training reads it, so it is not captured
         given["capture"] = [{"name": "main", "method": "threshold", "k": 6}, unread]
