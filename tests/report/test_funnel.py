@@ -60,6 +60,7 @@ def test_a_synthesizer_has_its_own_table_first(tmp_path: Path) -> None:
     write_run(tmp_path)
     funnel = [{"step": "written", "in": 10, "out": 14, "made": 6, "reasons": {"empty": 2}}]
     notes = {"stage": "synthesize", "status": "finished", "notes": {"records": 14, "funnel": funnel}}
+    (tmp_path / "synthesize").mkdir()
     write_json(tmp_path / "synthesize" / "manifest.json", notes)
     add_funnel(tmp_path, [{"step": "sequences", "in": 14, "out": 14, "reasons": {}}])
     page = page_of(tmp_path)
