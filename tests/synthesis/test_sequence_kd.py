@@ -66,7 +66,7 @@ def test_the_teachers_answer_takes_the_place_of_the_records(tmp_path: Path) -> N
         "max_new_tokens": 9,
         "temperature": 0.5,
         "top_p": 1.0,
-        "stop": (),
+        "stop": [],
         "seed": 0,
     }
     assert synthesizer.summary() == {"sequence-kd": {"teacher": "echo@1", "kept": 4}}

@@ -31,10 +31,10 @@ def load(options: ModelOptions, architecture: str, *, asks: str) -> tuple[Any, A
         model = auto.from_pretrained(options.model, trust_remote_code=remote, dtype=torch.float32)
         model = model.to(device)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(
-            f"{asks}: the model {options.model} cannot be loaded as {architecture} ({type(error).__name__}: "
-            f"{str(error)[:300]}): give a directory or a hub id with config.json, weights and tokenizer, and a device "
-            "that is there"
+            f"{asks}: the model {options.model} cannot be loaded as {architecture} ({cause}): give a directory or a "
+            "hub id with config.json, weights and tokenizer, and a device that is there"
         ) from error
     return model.eval().requires_grad_(False), tokenizer
 
