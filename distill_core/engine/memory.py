@@ -22,7 +22,8 @@ def peak_bytes(device: torch.device, work: Callable[[], object]) -> int | None:
     """Most memory in use while ``work`` ran, beyond what was in use before; None where it cannot be measured.
 
     On a GPU: what PyTorch allocated on it. On a CPU under Linux: resident memory of the process, after freed pages were
-    given back; to some hundred kilobytes, and what other threads do meanwhile counts.
+    given back; to some hundred kilobytes in a fresh process. What other threads do meanwhile counts, and so do pages
+    that the C library keeps in a fragmented heap.
 
     >>> peak_bytes(torch.device("meta"), lambda: None) is None
     True
