@@ -129,6 +129,14 @@ def test_nobody_counted_is_the_most_and_cached_is_nothing(tmp_path: Path) -> Non
     assert [json.loads(line)["tokens"] for line in (tmp_path / FILE).read_text().splitlines()] == [50, 50, 50, 0]
 
 
+def test_nobody_counted_is_the_most_in_money_too(tmp_path: Path) -> None:
+    """A server that bills without counting tokens: what the request could cost at most is what it did cost."""
+    ledger = Ledger(tmp_path, tokens=None, cost=1.0)
+    assert ledger.admit("a", Spending(50, 0.4))
+    ledger.settle("a", Completion("a", "text"))
+    assert ledger.spent == Spending(50, 0.4)
+
+
 def test_half_a_surrogate_pair_can_be_kept(tmp_path: Path) -> None:
     parameters = GenerationParameters()
     cache = CompletionCache(tmp_path, Scribe(lambda request: "a \ud83d b"))
