@@ -27,6 +27,18 @@ MAY_IMPORT = {
     "plugin": ("pluggy", "typer"),
     "options": ("pydantic", "distill_core.plugin"),
     "config": ("pydantic", "distill_core.options"),
+    "engine.run_file": (
+        "pydantic",
+        "yaml",
+        "distill_core.config",
+        "distill_core.engine.run_file",
+        "distill_core.errors",
+        "distill_core.completions",
+        "distill_core.options",
+        "distill_core.plugin",
+        "distill_core.registry",
+        "distill_core.store",
+    ),
     "errors": (),
     "files": ("distill_core.errors",),
 }
