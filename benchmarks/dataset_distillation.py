@@ -23,8 +23,8 @@ from torch import Tensor
 
 from benchmarks.dataset_baselines import BASELINES, DETERMINISTIC
 from benchmarks.image_data import DATA, records
-from benchmarks.measure import machine
-from benchmarks.result import command_line, load, save
+from benchmarks.result import command_line
+from benchmarks.set_accuracy import measure
 from distill_core.files import atomic_write_bytes
 from distill_core.interfaces import SynthesisContext
 from distill_core.registry import get_registry
@@ -198,44 +198,24 @@ class Scene:
         directory = Path(options.work) / f"{re.sub('[^a-z]+', '-', method)}-{per_class}-{digest}-{number}"
         return read_images(list(made.synthesize(self.records, directory)), self.fields)
 
-    def measured(self, unit: Unit) -> float:
+    def measured(self, per_class: int | None, method: str, number: int, network: int) -> float:
         """Held-out accuracy of one fresh network."""
-        if unit == Unit(None, "full", 0, 0):
+        if (per_class, method, number, network) == (None, "full", 0, 0):
             parameters = self.teacher
         else:
-            images, targets = self.training_set(*unit[:3])
-            parameters = self.trained(images, targets, *unit[1:])
+            images, targets = self.training_set(per_class, method, number)
+            parameters = self.trained(images, targets, method, number, network)
         return accuracy(self.net, parameters, self.scale.read(self.held_out.pixels_NCHW), self.held_out.class_N)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the result file lacks."""
-    result: dict[str, Any] = {
-        "benchmark": "dataset_distillation",
-        "command": command_line(argparse.Namespace(**{**vars(options), "only": None})),
-        "machine": machine(),
-        "settings": settings(options),
-        "measurements": [],
-    }
-    path = Path(options.json) if options.json else None
-    if path is not None and path.exists():
-        found = load(path)
-        if found["settings"] != result["settings"]:
-            raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
-        # A method whose options were changed is measured again.
-        result["measurements"] = [
-            row for row in found["measurements"] if row.get("options") == SYNTHESIZERS.get(row["method"])
-        ]
-    done = {Unit(*(row[name] for name in Unit._fields)) for row in result["measurements"]}
-    missing = [unit for unit in units(options) if unit not in done]
-    if not missing:
-        return result
-    scene = Scene(options, *records(options.data))
-    for unit in missing:
-        line = {**unit._asdict(), "accuracy": round(scene.measured(unit), 6)}
-        method = unit.method
-        own = {"options": SYNTHESIZERS[method]} if method in SYNTHESIZERS else {}
-        result["measurements"].append(line | own)
-        if path is not None:
-            save(result, path)
-    return result
+    """Measure what the result file lacks; the command in it is the whole's, whatever part is asked for now."""
+    return measure(
+        options,
+        settings(options),
+        list(units(options)),
+        SYNTHESIZERS,
+        lambda options: Scene(options, *records(options.data)),
+        command=command_line(argparse.Namespace(**{**vars(options), "only": None})),
+        names=Unit._fields,
+    )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dataset_baselines import BASELINES
-from benchmarks.dataset_table import Share, shares
+from benchmarks.dataset_table import shares
+from benchmarks.set_accuracy import Share
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "dataset-distillation.svg"
 METHOD_COLOURS = ("#be123c", "#0f766e", "#1d4ed8", "#b45309", "#7c3aed", "#15803d")

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.dataset_baselines import BASELINES
+from benchmarks.set_accuracy import Share, spread
 
 CORESETS = [name for name in BASELINES if name not in ("class mean", "random, soft labels")]
 """Baselines that are real images with their own labels."""
-
-
-class Share(NamedTuple):
-    """Mean accuracy and its standard error, how many sets, and networks on each."""
-
-    mean: float
-    error: float
-    sets: int
-    networks: int
-
-
-def spread(rows: Sequence[dict[str, Any]]) -> Share:
-    """Over sets where there are several, else over networks."""
-    by_set: dict[int, list[float]] = {}
-    for row in rows:
-        by_set.setdefault(row["set"], []).append(row["accuracy"])
-    means = [statistics.mean(values) for values in by_set.values()]
-    values = means if len(means) > 1 else [row["accuracy"] for row in rows]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return Share(statistics.mean(means), error, len(by_set), len(rows) // len(by_set))
 
 
 def shares(result: Mapping[str, Any]) -> dict[int | None, dict[str, Share]]:

@@ -23,7 +23,7 @@ from benchmarks.head_gradients import METHODS, HeadGradients, angle_degrees, dra
 from benchmarks.measure import machine
 from benchmarks.real_models import hidden_states, load_teacher, without_layers
 from benchmarks.real_text import TEXTS, documents, windows
-from benchmarks.result import command_line, load, save
+from benchmarks.result import command_line, earlier, save
 
 BLOCK = 192
 """Rows handled together; the numbers of tokens reported are this times a power of two."""
@@ -104,13 +104,8 @@ def unfinished(options: argparse.Namespace) -> dict[str, Any]:
         "texts": {},
         "measurements": [],
     }
-    path = Path(options.json) if options.json else None
-    if path is None or not path.exists():
-        return fresh
-    found: dict[str, Any] = load(path)
-    if found["settings"] != fresh["settings"]:
-        raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
-    return {**found, "command": fresh["command"]}
+    found = earlier(options.json, settings=fresh["settings"])
+    return fresh if found is None else {**found, "command": fresh["command"]}
 
 
 def missing(options: argparse.Namespace, result: dict[str, Any]) -> list[tuple[str, int]]:

@@ -46,6 +46,21 @@ def save(result: dict[str, Any], path: Path) -> None:
     unfinished.replace(path)
 
 
+def earlier(path: str | None, **same: Any) -> dict[str, Any] | None:
+    """What an earlier call left in the file, None where there is none; one that measured something else is refused.
+
+    Args:
+        path: of the file; None: there is none.
+        same: fields that must be as given, `settings` among them.
+    """
+    if path is None or not Path(path).exists():
+        return None
+    found = load(Path(path))
+    if any(found[name] != value for name, value in same.items()):
+        raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
+    return found
+
+
 def load(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -22,7 +22,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measure import machine
-from benchmarks.result import command_line, load, save
+from benchmarks.result import command_line, earlier, save
 from benchmarks.selection_data import MIXTURES, Draw, Mixture
 from distill_core.config import StudentConfig
 from distill_core.engine.data import TokenSequence, collate
@@ -191,10 +191,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "likeness": {},
     }
     path = Path(options.json) if options.json else None
-    if path is not None and path.exists():
-        found = load(path)
-        if found["settings"] != result["settings"] or found["selectors"] != SELECTORS:
-            raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
+    if found := earlier(options.json, settings=result["settings"], selectors=SELECTORS):
         result |= {name: found[name] for name in ("units", "before", "likeness") if name in found}
     done = {(unit["method"], unit["seed"]) for unit in result["units"]}
     units = [(method, seed) for seed in range(options.seeds) for method in options.only or METHODS]

@@ -24,7 +24,7 @@ from benchmarks.head_gradients import angle_degrees, draws_for_unique
 from benchmarks.measure import machine
 from benchmarks.real_models import hidden_states, load_teacher, without_layers
 from benchmarks.real_text import TEXTS, documents, windows
-from benchmarks.result import command_line, load, save
+from benchmarks.result import command_line, earlier, save
 from distill_core import ops
 
 TARGETS = ("full", "tail", "truncated", "renormalized", "renormalized-both", "multinomial", "threshold")
@@ -155,13 +155,8 @@ def unfinished(options: argparse.Namespace) -> dict[str, Any]:
         "settings": settings(options),
         "measurements": [],
     }
-    path = Path(options.json) if options.json else None
-    if path is None or not path.exists():
-        return fresh
-    found: dict[str, Any] = load(path)
-    if found["settings"] != fresh["settings"]:
-        raise SystemExit(f"{path} holds other settings, {found['settings']}: name another file, or remove it")
-    return {**found, "command": fresh["command"]}
+    found = earlier(options.json, settings=fresh["settings"])
+    return fresh if found is None else {**found, "command": fresh["command"]}
 
 
 def measure(

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.result import command_line
 from benchmarks.set_accuracy import accuracy_table, measure
 from benchmarks.text_data import CHAPTERS, LENGTH_TOKENS, new_classifier, records, tokenizer
 from distill_core.config import ComponentRef, DataConfig, SplitConfig
@@ -268,7 +269,7 @@ class Scene:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the result file lacks."""
-    return measure("text_distillation", options, settings(options), list(units(options)), SYNTHESIZERS, Scene)
+    return measure(options, settings(options), list(units(options)), SYNTHESIZERS, Scene, command=command_line(options))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,6 +16,29 @@ class Options(BaseModel):
     """Base of every options model: unknown names are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def regular_expression(pattern: str) -> re.Pattern[str]:
+    """The pattern compiled, or a ``ValueError`` that shows it, for validators.
+
+    >>> regular_expression("a+").fullmatch("aa") is not None
+    True
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def with_group(pattern: str, name: str) -> str:
+    """The pattern, if it is a regular expression that has the group; else ``ValueError``, for validators.
+
+    >>> with_group("A: (?P<answer>.*)", "answer")
+    'A: (?P<answer>.*)'
+    """
+    if name not in regular_expression(pattern).groupindex:
+        raise ValueError(f"{pattern!r} has no group called {name}: write that part as (?P<{name}>...)")
+    return pattern
 
 
 def _located(source: str) -> str:

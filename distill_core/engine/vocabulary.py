@@ -173,7 +173,23 @@ def _aligned(
     return aligned, f"{_differ(theirs, info)}; aligner {policy.name}: {aligned.alignment.describe()}"
 
 
-class AlignedTeacher:
+class _ForStudent:
+    """A teacher that answers in the student's vocabulary; members that are not overridden are the teacher's own."""
+
+    def __init__(self, teacher: Teacher, student: VocabularyInfo) -> None:
+        self.teacher = teacher
+        self._student = student
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("teacher", "__setstate__"):
+            raise AttributeError(name)
+        return getattr(self.teacher, name)
+
+    def vocabulary(self) -> VocabularyInfo:
+        return self._student
+
+
+class AlignedTeacher(_ForStudent):
     """A teacher heard through an aligner: everything it says is in the student's tokens, at the student's rows.
 
     Args:
@@ -194,17 +210,9 @@ class AlignedTeacher:
         student_tokenizer: Any,
         student: VocabularyInfo,
     ) -> None:
-        self.teacher, self.policy = teacher, policy
+        super().__init__(teacher, student)
+        self.policy = policy
         self.alignment = policy.aligner.between(teacher_tokenizer, student_tokenizer)
-        self._student = student
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("teacher", "__setstate__"):
-            raise AttributeError(name)
-        return getattr(self.teacher, name)
-
-    def vocabulary(self) -> VocabularyInfo:
-        return self._student
 
     def identity(self) -> str:
         """The teacher's, with the aligner: what is captured through another one is another store."""
@@ -215,7 +223,7 @@ class AlignedTeacher:
         return self.alignment.signals(self.teacher, batch, needs, sparse)
 
 
-class TruncatedTeacher:
+class TruncatedTeacher(_ForStudent):
     """A teacher seen through the ids it has in common with the student; other members are the teacher's own.
 
     Entries of the support that are not common are dropped and the rest is renormalised. The teacher's tail is kept as
@@ -228,17 +236,8 @@ class TruncatedTeacher:
     """
 
     def __init__(self, teacher: Teacher, common_V: Tensor, student: VocabularyInfo) -> None:
-        self.teacher = teacher
+        super().__init__(teacher, student)
         self.common_V = common_V
-        self._student = student
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("teacher", "__setstate__"):
-            raise AttributeError(name)
-        return getattr(self.teacher, name)
-
-    def vocabulary(self) -> VocabularyInfo:
-        return self._student
 
     def identity(self) -> str:
         return self.teacher.identity()

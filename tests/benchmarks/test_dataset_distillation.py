@@ -12,6 +12,7 @@ from benchmarks import dataset_distillation as bench
 from benchmarks import dataset_table
 from benchmarks.__main__ import parse
 from benchmarks.image_data import _shares
+from benchmarks.set_accuracy import Share
 from distill_synthesis.matching.options import NetworkOptions
 
 SMALL = ["--per-class", "1", "2", "--iterations", "1", "--epochs", "2", "--sets", "2", "--networks", "2"]
@@ -104,7 +105,7 @@ def test_table() -> None:
 
 
 def test_a_difference_within_two_errors_is_not_bold() -> None:
-    ours, other = dataset_table.Share(0.9, 0.06, 5, 5), dataset_table.Share(0.8, 0.0, 1, 25)
+    ours, other = Share(0.9, 0.06, 5, 5), Share(0.8, 0.0, 1, 25)
     assert dataset_table.ahead(ours, {"random": other}, ["random"]) == ("random", pytest.approx(0.1), 0.06)
     assert dataset_table._difference("random", 0.1, 0.06) == "+10.0 ± 6.0 (random)"
     assert dataset_table.ahead(ours, {}, ["random"]) is None

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
-from distill_core.errors import DataError, SignalError
 from distill_core.interfaces import EvaluationContext, Measurement, Verdict
-from distill_evaluation.answers_options import AnswersOptions, AskOptions
+from distill_evaluation.answers_options import AnswersOptions
+from distill_evaluation.asking_options import AskOptions
+from distill_evaluation.questions import Sums, built, document_of, questions_of
 from distill_evaluation.writing import write
 
 SHOWN = 5
@@ -33,21 +33,9 @@ class Answers:
         self.options = options
 
     def evaluate(self, context: EvaluationContext) -> list[Measurement]:
-        if context.build is None:
-            raise SignalError("answers builds a source and a checker, but this evaluation gives no `build`")
         options = self.options
-        questions, checker = options.questions, options.checker
-        source = context.build("source", {"use": questions.use, **questions.options})
-        judge = context.build("checker", {"use": checker.use, **checker.options})
-        records = list(islice(source.records(), options.limit))
-        if not records:
-            raise DataError(f"answers: the source {questions.use} yields no question")
-        for record in records:
-            if not isinstance(record.get("question"), str):
-                raise DataError(
-                    f"answers: document {record.get('document', '?')} of the source {questions.use} has no question; "
-                    f"its fields: {', '.join(sorted(record))}"
-                )
+        records = questions_of(options, context, "answers")
+        judge = built(context, "checker", options.checker, "answers")
         found = {}
         for name, way in options.ways.items():
             found[name] = _measure(f"answer_accuracy_{name}", way, records, judge, context, options.batch_questions)
@@ -70,22 +58,19 @@ def _measure(
 ) -> Measurement:
     prompts = [way.prompt.replace("{question}", record["question"]) for record in records]
     texts, tokens = write(context.model, context.tokenizer, prompts, way.max_new_tokens, batch_questions)
-    sums: dict[str, tuple[float, float]] = {}
+    sums = Sums()
     shown: list[dict[str, Any]] = []
     unreadable = 0
     for index, (record, text) in enumerate(zip(records, texts, strict=True)):
         answer = read_answer(text, way.answer_pattern)
         unreadable += answer is None
         verdict: Verdict = Verdict(0.0, "no answer") if answer is None else judge.check(record, answer)
-        document = str(record.get("document", f"question-{index}"))
-        total, count = sums.get(document, (0.0, 0.0))
-        sums[document] = (total + verdict.score, count + 1)
+        sums.add(document_of(record, index), verdict.score)
         if len(shown) < SHOWN:
             shown.append({"question": record["question"], "written": text, "answer": answer, "score": verdict.score,
                           "reason": verdict.reason})  # fmt: skip
-    value = sum(total for total, _ in sums.values()) / len(records)
     detail = {"shown": shown, "without_answer": unreadable, "tokens_written": tokens}
-    return _measurement(metric, value, len(records), sums, detail, metric.removeprefix("answer_accuracy_"))
+    return _measurement(metric, sums.value, len(records), sums, detail, metric.removeprefix("answer_accuracy_"))
 
 
 def _measurement(

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill_core.errors import DataError, SignalError
 from distill_core.interfaces import EvaluationContext
-from distill_evaluation.reasoning_options import QuestionsOptions
+from distill_evaluation.asking_options import QuestionsOptions
 
 
 def questions_of(options: QuestionsOptions, context: EvaluationContext, who: str) -> list[Mapping[str, Any]]:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from distill_core.options import CheckerRef, Options, SourceRef
-from distill_evaluation.answers_options import AskOptions
+from distill_core.options import CheckerRef, regular_expression
+from distill_evaluation.asking_options import AskOptions, QuestionPrompt, QuestionsOptions
 
 CORRUPTIONS = ("none", "truncated", "shuffled", "foreign")
-
-
-class QuestionsOptions(Options):
-    """Where questions come from and how many are asked."""
-
-    questions: SourceRef = Field(description="source of held-out records with question and answer")
-    limit: PositiveInt | None = Field(default=None, description="the first so many questions; default: all")
-    batch_questions: PositiveInt = Field(default=16, description="questions answered at a time")
 
 
 class PassAtKOptions(QuestionsOptions):
@@ -38,18 +29,12 @@ class PassAtKOptions(QuestionsOptions):
         return self
 
 
-def _is_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    return pattern
-
-
 class ChainOptions(QuestionsOptions):
     """How a chain of steps is asked for and taken apart."""
 
-    prompt: str = Field(default="[rationale] {question}\n", description="the prompt; {question} stands for it")
+    prompt: QuestionPrompt = Field(
+        default="[rationale] {question}\n", description="the prompt; {question} stands for it"
+    )
     answer_lead: str = Field(default="Answer:", min_length=1, description="what stands between chain and answer")
     step_end: str = Field(default=r"(?<=[.;])\s+|\n+", description="regular expression of what separates steps")
     max_chain_tokens: PositiveInt = Field(default=64, description="tokens of a chain at most")
@@ -57,14 +42,8 @@ class ChainOptions(QuestionsOptions):
     @field_validator("step_end")
     @classmethod
     def _pattern(cls, pattern: str) -> str:
-        return _is_pattern(pattern)
-
-    @field_validator("prompt")
-    @classmethod
-    def _shows_the_question(cls, prompt: str) -> str:
-        if "{question}" not in prompt:
-            raise ValueError(f"{prompt!r} does not show the question: write {{question}} where it belongs")
-        return prompt
+        regular_expression(pattern)
+        return pattern
 
 
 class ChainCorruptionOptions(ChainOptions):

@@ -17,6 +17,7 @@ class Template:
         path: of the file.
         variables: what a prompt may use.
         shows: what it must use.
+        trim: lines that hold a block alone leave no line behind.
 
     Raises:
         DataError: no such file, no Jinja, a variable that is not given, or one of ``shows`` that is not used.
@@ -28,7 +29,9 @@ class Template:
     'Say yes.'
     """
 
-    def __init__(self, path: Path, *, variables: Collection[str], shows: Collection[str] = ()) -> None:
+    def __init__(
+        self, path: Path, *, variables: Collection[str], shows: Collection[str] = (), trim: bool = False
+    ) -> None:
         import jinja2
         from jinja2 import meta, sandbox
 
@@ -37,7 +40,9 @@ class Template:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the prompt template {path} cannot be read: {error}") from None
-        environment = sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+        environment = sandbox.ImmutableSandboxedEnvironment(
+            undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=trim, lstrip_blocks=trim
+        )
         try:
             self.used = frozenset(meta.find_undeclared_variables(environment.parse(text)))
             self._template = environment.from_string(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from distill_core.config import ModelSource
 from distill_core.errors import DataError
-from distill_core.options import Options
+from distill_core.options import Options, with_group
 from distill_synthesis.filters.options import PartOptions
 
 
@@ -111,13 +110,7 @@ class JudgeOptions(PartOptions):
     @field_validator("score_pattern")
     @classmethod
     def _has_score(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        if "score" not in groups:
-            raise ValueError(f"{pattern!r} has no group called score: write the score's part as (?P<score>...)")
-        return pattern
+        return with_group(pattern, "score")
 
     @model_validator(mode="after")
     def _scale(self) -> JudgeOptions:

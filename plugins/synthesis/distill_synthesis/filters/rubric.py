@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_core.errors import DataError
+from distill_synthesis.asking.template import Template
 from distill_synthesis.filters.record_text import text_of
 
 PACKAGED = Path(__file__).with_name("judge.j2")
@@ -24,25 +25,9 @@ class Rubric:
     """
 
     def __init__(self, path: Path | None) -> None:
-        import jinja2
-        from jinja2 import meta, sandbox
-
-        self.path = PACKAGED if path is None else path
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"the rubric {self.path} cannot be read: {error}") from None
-        environment = sandbox.ImmutableSandboxedEnvironment(
-            undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
-        )
-        try:
-            variables = meta.find_undeclared_variables(environment.parse(text))
-            self._template = environment.from_string(text)
-        except jinja2.TemplateSyntaxError as error:
-            raise DataError(f"{self.path}:{error.lineno}: no Jinja template: {error.message}") from None
-        if unknown := sorted(variables - set(VARIABLES)):
-            raise DataError(f"{self.path} uses {', '.join(unknown)}; a rubric is given {', '.join(VARIABLES)}")
-        if not variables & {"text", "prompt", "answer", "record"}:
+        self._template = Template(PACKAGED if path is None else path, variables=VARIABLES, trim=True)
+        self.path = self._template.path
+        if not self._template.used & {"text", "prompt", "answer", "record"}:
             raise DataError(
                 f"{self.path} does not show the record: write {{{{ text }}}}, or {{{{ prompt }}}} and {{{{ answer }}}} "
                 "where it belongs, or every judgement is about the same"
@@ -54,8 +39,6 @@ class Rubric:
         Raises:
             DataError: the template fails on it.
         """
-        import jinja2
-
         try:
             return self._template.render(
                 text=text_of(record, part),
@@ -64,8 +47,6 @@ class Rubric:
                 record=record,
                 low=f"{low:g}",
                 high=f"{high:g}",
-            ).rstrip("\n")
-        except jinja2.TemplateError as error:
-            raise DataError(
-                f"{self.path}: the rubric fails on document {record.get('document', '?')}: {error}"
-            ) from None
+            )
+        except DataError as error:
+            raise DataError(f"the rubric fails on document {record.get('document', '?')}: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from distill_core.errors import DataError
-from distill_core.options import CheckerRef, Options, PartRef
+from distill_core.options import CheckerRef, Options, PartRef, with_group
 
 if TYPE_CHECKING:
     from distill_synthesis.asking.template import Template
@@ -304,18 +303,3 @@ class RejectionSamplingOptions(GenerationOptions):
                 "samples: 1"
             )
         return self
-
-
-def with_group(pattern: str, name: str) -> str:
-    """The pattern, if it is a regular expression that has the group; else ``ValueError``.
-
-    >>> with_group("A: (?P<answer>.*)", "answer")
-    'A: (?P<answer>.*)'
-    """
-    try:
-        groups = re.compile(pattern).groupindex
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    if name not in groups:
-        raise ValueError(f"{pattern!r} has no group called {name}: write that part as (?P<{name}>...)")
-    return pattern

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from distill_core.errors import DataError
-from distill_core.options import CheckerRef, Options
+from distill_core.options import CheckerRef, Options, regular_expression, with_group
 
 
 class Example(Options):
@@ -64,13 +63,7 @@ class RationalesOptions(Options):
     @field_validator("answer_pattern")
     @classmethod
     def _has_answer(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        if "answer" not in groups:
-            raise ValueError(f"{pattern!r} has no group called answer: write the answer's part as (?P<answer>...)")
-        return pattern
+        return with_group(pattern, "answer")
 
     @model_validator(mode="after")
     def _consistent(self) -> RationalesOptions:
@@ -108,11 +101,7 @@ class KeyPoints(Options):
     @field_validator("pattern")
     @classmethod
     def _regular_expression(cls, pattern: str) -> str:
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        if compiled.fullmatch(""):
+        if regular_expression(pattern).fullmatch(""):
             raise ValueError(f"{pattern!r} matches the empty text: ask for at least one character")
         return pattern
 
