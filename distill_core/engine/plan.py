@@ -100,7 +100,8 @@ def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
     if synthesis:
         yield stage("synthesize", "", (), parts.synthesize)
     for split in ("train", "eval"):
-        yield stage("data", split, synthesis if split == "train" else (), lambda s=split: parts.data(s))  # type: ignore[misc]
+        before = synthesis if split == "train" else ("data:train",)  # documents in both splits are told
+        yield stage("data", split, before, lambda s=split: parts.data(s))  # type: ignore[misc]
     if config.data.target is not None:
         yield stage("data", "target", ("data:eval",), lambda: parts.data("target"))
     yield stage("student", "", (), parts.student)
