@@ -104,7 +104,7 @@ def test_changed_data_is_noticed_by_content(fakes: Fakes, workshop: Workshop) ->
     assert fakes.calls == []
     write_rows(path, ROWS[1:8])
     fakes.run()
-    assert fakes.calls == ["data:train", "capture:main", "train:student", "evaluate", "report"]
+    assert fakes.calls == ["data:train", "data:eval", "capture:main", "train:student", "evaluate", "report"]
     assert "data.train.source (content)" in fakes.said("data:train")
 
 
