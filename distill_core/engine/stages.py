@@ -40,7 +40,7 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
         atomic_file(directory / RECORDS_FILE) as file,
     ):
         for record in synthesizer.synthesize(source.records(), directory):
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.write(_json_line(record))
             count += 1
             task.advance(1)
         if not count:
@@ -50,6 +50,14 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
     if told := funnel_sentence(notes.get("funnel") or ()):
         context.progress.say(f"synthesize: {count} records ({told})")
     return notes
+
+
+def _json_line(record: Mapping[str, Any]) -> bytes:
+    """A record as it is; with escapes where it holds half of a surrogate pair, for the data stage to refuse by name."""
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record).encode() + b"\n"
 
 
 def _synthesis_context(context: RunContext, **more: Any) -> Any:

@@ -34,6 +34,11 @@ class HFOptions(Options):
     device: str = Field(
         default="auto", description="auto: the first GPU, else the CPU; or a torch device such as cuda:1"
     )
+    quantization: Literal["8bit", "4bit"] | None = Field(
+        default=None,
+        description="weights of linear layers but the head kept by bitsandbytes in so many bits (4bit: nf4); needs "
+        "`pip install 'distill-teachers[bitsandbytes]'`",
+    )
     layers: list[NonNegativeInt] | None = Field(
         default=None, min_length=1, description="keep only these decoder layers, from 0: a thinned model; default: all"
     )
@@ -57,6 +62,15 @@ class HFOptions(Options):
 
     def problems(self) -> list[str]:
         """Files and packages that are missing on this machine."""
+        lacking = []
+        if self.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+            lacking = [
+                f"quantization: {self.quantization} needs the package bitsandbytes: pip install "
+                "'distill-teachers[bitsandbytes]', or leave quantization out"
+            ]
+        return lacking + self._missing_files()
+
+    def _missing_files(self) -> list[str]:
         if self.model is not None:
             path = Path(self.model).expanduser()
             if self.model.startswith((".", "/", "~")) and not path.is_dir():
