@@ -325,6 +325,7 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         seed=config.seed,
         flags=run_flags({name: read_manifest(context.path(f"train:{name}")) for name in config.trainings()}),
         cost=_cost(context),
+        tokenizer=context.tokenizer(),
     )
     return {"models": list(models), **_kernels()}
 
