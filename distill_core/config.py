@@ -131,10 +131,18 @@ class SelectConfig(Section):
     exclude: list[str] = Field(
         default_factory=list, description="directories of earlier selections: what they kept is not chosen again"
     )
+    keep: list[str] = Field(
+        default_factory=list,
+        description="directories of earlier selections that are learned from again, beside what the budget buys now",
+    )
     features: str | None = Field(
         default=None,
         description="directory of features that selectors share; default: `features` in the run's directory",
     )
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+"""Names of trainings, teachers and models; they become directory names."""
 
 
 class ActiveConfig(Section):
@@ -146,6 +154,13 @@ class ActiveConfig(Section):
     first: ComponentRef = Field(
         default_factory=lambda: ComponentRef(use="random"),
         description="who chooses first; default: random",
+    )
+    learns_from: Literal["all", "round"] = Field(
+        default="all", description="labels that a round's student learns from: all bought so far, or the round's own"
+    )
+    compare: dict[Name, ComponentRef] = Field(
+        default_factory=dict,
+        description="other selectors with rounds of their own, the same budget and the same first round: the baselines",
     )
 
 
@@ -246,6 +261,10 @@ class CaptureConfig(Section):
     shard_sequences: PositiveInt = Field(default=64, description="sequences per shard; an interruption loses one shard")
     update: UpdateConfig | None = Field(
         default=None, description="an older store, of which only what moved is captured"
+    )
+    known: list[str] = Field(
+        default_factory=list,
+        description="directories of earlier stores of this form: what they hold is copied, and the teacher not asked",
     )
 
 
@@ -348,10 +367,6 @@ class TrainOverrides(Section):
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-"""Names of trainings and teachers; they become directory names."""
-
-
 class EvaluateConfig(Section):
     evaluators: list[ComponentRef] = Field(
         default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
@@ -361,6 +376,9 @@ class EvaluateConfig(Section):
     batch_sequences: PositiveInt = Field(default=8, description="sequences per forward pass")
     limit_sequences: PositiveInt | None = Field(default=None, description="judge on the first so many sequences only")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the confidence intervals")
+    models: dict[Name, ModelSource] = Field(
+        default_factory=dict, description="finished models that are judged beside the run's own, by name"
+    )
 
 
 class ReportConfig(Section):

@@ -209,7 +209,11 @@ def capture(context: RunContext, stage: Stage) -> Notes:
         capture_jointly(teachers, dataset, config, directory, progress=context.progress)
     else:
         (teacher,) = teachers.values()
-        capture_signals(teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress)
+        captured = capture_signals(
+            teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress
+        )
+        if config.known:
+            update = {"copied_sequences": captured.copied_sequences}
     identity = ", ".join(teacher.identity() for teacher in teachers.values())
     return {"teacher": identity, "vocabulary": "; ".join(dict.fromkeys(sentences)), **update, **_kernels()}
 
@@ -301,6 +305,8 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         models[name] = EvaluationTarget(
             source=context.path(f"train:{name}") / "model", is_teacher=False, trust_remote_code=remote
         )
+    for name, model in config.evaluate.models.items():
+        models[name] = EvaluationTarget(source=model, trust_remote_code=remote)
     evaluate_models(
         models,
         teacher=context.teacher() if config.all_teachers else None,

@@ -44,6 +44,7 @@ def content_of(run: CollectedRun, sections: Sequence[tuple[str, str]] = ()) -> d
         "selection_map": selection_map(run.directory, run.manifests, run.config),
         "stores": run.stores,
         "manifests": run.manifests,
+        "active": run.active,
         "siblings": run.siblings,
         "replaced": run.replaced,
         "sections": [{"title": title, "text": text} for title, text in sections],
