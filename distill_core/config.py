@@ -9,37 +9,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     model_validator,
 )
 
+from distill_core.config_parts import ComponentRef as ComponentRef
+from distill_core.config_parts import Name
+from distill_core.config_parts import Section as Section
+from distill_core.config_selection import ActiveConfig as ActiveConfig
+from distill_core.config_selection import BudgetConfig as BudgetConfig
+from distill_core.config_selection import SelectConfig as SelectConfig
 from distill_core.options import ModelSource, ScheduleRef
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ComponentRef(BaseModel):
-    """A component by registered name, its options inline."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    use: str = Field(description="registered name, bare or `plugin:name`")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 def _names_an_aligner(value: Any) -> Any:
@@ -101,67 +86,6 @@ class DataConfig(Section):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are prepared."""
         return ("train", "eval") if self.target is None else ("train", "eval", "target")
-
-
-class BudgetConfig(Section):
-    """How much is kept; exactly one of the three."""
-
-    sequences: PositiveInt | None = Field(default=None, description="so many sequences")
-    tokens: PositiveInt | None = Field(default=None, description="as many sequences as fit into so many tokens")
-    share: float | None = Field(
-        default=None, gt=0, le=1, description="this share of the pool's sequences, above 0 to 1"
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> BudgetConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"exactly one of sequences, tokens and share says how much is kept; given: {', '.join(given) or 'none'}"
-            )
-        return self
-
-
-class SelectConfig(Section):
-    """Which of the prepared training sequences are learned from."""
-
-    selector: ComponentRef = Field(description="who chooses")
-    budget: BudgetConfig = Field(description="how much is kept")
-    batch_sequences: PositiveInt = Field(default=8, description="sequences per pass of a model that is asked")
-    exclude: list[str] = Field(
-        default_factory=list, description="directories of earlier selections: what they kept is not chosen again"
-    )
-    keep: list[str] = Field(
-        default_factory=list,
-        description="directories of earlier selections that are learned from again, beside what the budget buys now",
-    )
-    features: str | None = Field(
-        default=None,
-        description="directory of features that selectors share; default: `features` in the run's directory",
-    )
-
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-"""Names of trainings, teachers and models; they become directory names."""
-
-
-class ActiveConfig(Section):
-    """Rounds of a run, each of which chooses again with what the student has learned."""
-
-    rounds: PositiveInt = Field(description="most rounds; each keeps `select.budget` of what is left")
-    least_gain: NonNegativeFloat = Field(default=0.0, description="stop after a round that gains less, or nothing")
-    metric: str = Field(default="cross_entropy", description="what a round gains in: of the evaluation on data.eval")
-    first: ComponentRef = Field(
-        default_factory=lambda: ComponentRef(use="random"),
-        description="who chooses first; default: random",
-    )
-    learns_from: Literal["all", "round"] = Field(
-        default="all", description="labels that a round's student learns from: all bought so far, or the round's own"
-    )
-    compare: dict[Name, ComponentRef] = Field(
-        default_factory=dict,
-        description="other selectors with rounds of their own, the same budget and the same first round: the baselines",
-    )
 
 
 class Width(Section):

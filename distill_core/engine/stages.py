@@ -360,9 +360,25 @@ def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str
 def report(context: RunContext, stage: Stage) -> Notes:
     from distill_core.report import write_cards, write_report
 
+    if context.config.synthesize is not None:
+        _map_synthesis(context, context.path(stage.name))
     page = write_report(context.directory)
     cards = [path.relative_to(context.directory).as_posix() for path in write_cards(context.directory)]
     return {"page": page.relative_to(context.directory).as_posix(), "model_cards": cards}
+
+
+def _map_synthesis(context: RunContext, directory: Path) -> None:
+    """Synthetic sequences beside the real held-out ones, for the page."""
+    from distill_core.engine.synthesis_map import points_of
+    from distill_core.files import write_json
+    from distill_core.report.data_map import data_map
+    from distill_core.report.made_data import MADE, REAL, SYNTHESIS_MAP
+
+    groups = {REAL: context.dataset("eval"), MADE: context.prepared("train")}
+    remote = context.config.student.trust_remote_code
+    of, points = points_of(groups, student=context.path("student"), task=context.task, trust_remote_code=remote)
+    totals = {name: len(group) for name, group in groups.items()}
+    write_json(directory / SYNTHESIS_MAP, {"of": of, "sequences": totals, **data_map(points)})
 
 
 def _kernels() -> Notes:
