@@ -205,9 +205,16 @@ def _by_size(comparison: Mapping[str, Any]) -> list[Section]:
         better = "higher" if metric["higher_is_better"] else "lower"
         unit = "%" if metric["unit"] == "fraction" else metric["unit"]
         note = ", ".join(part for part in (unit, f"{better} is better", "band: \u00b1 1 standard error") if part)
-        label = "sequences learned from (logarithmic)"
-        svg = line_chart(series[::-1], title=f"{metric['label']} by size", x_label=label, x_log=True)
-        figures.append(blocks.Figure(f"{metric['label']} by size", note, svg))
+        svg = line_chart(
+            series[::-1],
+            title=f"{metric['label']} by size",
+            x_label="sequences learned from (logarithmic)",
+            x_log=True,
+            x_ticks=sorted({x for one in series for x, _ in one.points}),
+            end_labels=False,
+        )
+        legend = [(one.label, one.tone) for one in series]
+        figures.append(blocks.Figure(f"{metric['label']} by size", note, svg, legend))
     if not figures:
         return []
     said = (

@@ -42,7 +42,12 @@ def _figures(view: View, found: Mapping[str, Any], names: Sequence[str]) -> Figu
         series.append(Series(name, view.tone.get(name, "tone-5"), points, errors, "marked"))
     better = "higher" if found["higher_is_better"] else "lower"
     note = ", ".join(part for part in (unit, f"{better} is better", "band: \u00b1 1 standard error") if part)
-    svg = line_chart(series[::-1], title=f"{found['label']} by labels bought", x_label="sequences bought")
+    svg = line_chart(
+        series[::-1],
+        title=f"{found['label']} by labels bought",
+        x_label="sequences bought",
+        x_ticks=[x for x, _ in series[0].points][:: -(-len(found["rounds"]) // 6)],
+    )
     return Figures([Figure(f"{found['label']} by budget", note, svg)])
 
 
