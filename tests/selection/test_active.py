@@ -15,7 +15,7 @@ from distill_core.cli.application import exit_code
 from distill_core.engine.active import ActiveResult, run_active
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.progress import Progress
-from distill_core.errors import ConfigError, DistillError
+from distill_core.errors import ConfigError, DistillError, StoreError
 from distill_core.registry import get_registry
 from distill_core.report import schema
 from distill_core.store import StoreReader, store_info
@@ -170,6 +170,33 @@ def test_wrong_use(shop: Workshop, capsys: Any) -> None:
         rounds(shop, "active.metric=bleu", "active.rounds=1")
     assert exit_code(["train", str(shop.write())]) == 2
     assert "only `distill run` can run them" in capsys.readouterr().err
+
+
+def test_wrong_use_of_what_rounds_are_made_of(shop: Workshop) -> None:
+    """`capture.known`, `evaluate.models` and `active.learns_from`, which any run file may use."""
+
+    def change(**sections: Any) -> Any:
+        return lambda run: [run[name].update(fields) for name, fields in sections.items()]
+
+    with pytest.raises(ConfigError, match=r"capture.known\[0\].*there is no store in nowhere"):
+        shop.check(change(capture={"known": ["nowhere"]}))
+    with pytest.raises(ConfigError, match=r"active.learns_from.*copied from round to round.*learns_from: round"):
+        shop.check(change(capture={"update": {"base": "nowhere"}}))
+    shop.good["evaluate"] = {}
+    with pytest.raises(ConfigError, match=r"evaluate.models.student.*is called 'student' already"):
+        shop.check(change(evaluate={"models": {"student": str(shop.directory)}}))
+    with pytest.raises(ConfigError, match=r"evaluate.models.other.*holds no config.json"):
+        shop.check(change(evaluate={"models": {"other": str(shop.directory)}}))
+
+
+def test_a_store_of_another_form_is_not_copied_from(shop: Workshop) -> None:
+    from distill_core.engine.run import run
+
+    rounds(shop, "active.rounds=1")
+    store = str(shop.output / "rounds" / "00" / "capture" / "main")
+    other = shop.check(lambda data: (data.pop("active"), data["capture"].update(k=5, known=[store])))
+    with pytest.raises(StoreError, match=r"capture.known: .*holds other labels than this capture makes: .*k"):
+        run(other, registry=get_registry(), progress=Progress(quiet=True), upto="capture")
 
 
 def test_the_command_runs_the_rounds(shop: Workshop, capsys: Any) -> None:
