@@ -132,6 +132,19 @@ def test_images_that_do_not_fit(image: Any, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_texts_that_are_no_text() -> None:
+    build = get_registry().build
+    words = build("task", {"use": "token-classification", "labels": ["a", "b"]})
+    one = build("task", {"use": "sequence-classification", "labels": ["a", "b"]})
+    for task, record, said in (
+        (words, {"tokens": ["x", "\ud800"], "labels": ["a", "b"]}, r"`tokens\[1\]` holds half of a surrogate pair"),
+        (words, {"tokens": ["x", 7], "labels": ["a", "b"]}, r"tokens\[1\] must be a string, received int 7"),
+        (one, {"text": "\udfff", "label": "a"}, "`text` holds half of a surrogate pair"),
+    ):
+        with pytest.raises(DataError, match=said):
+            task.pieces(record, tokenizer=None, length_tokens=9, document="d")
+
+
 def test_words_and_labels_of_different_number() -> None:
     task = get_registry().build("task", {"use": "token-classification", "labels": ["a", "b"]})
     with pytest.raises(DataError, match="received a list of 2 and a list of 1"):

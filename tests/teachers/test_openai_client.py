@@ -109,6 +109,9 @@ def test_the_key_of_an_answer_covers_all_it_depends_on(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("distill_teachers.server.questions.PARSER_VERSION", 2)
             assert asked() == 1
+        with FakeServer() as elsewhere:  # the same question at another address is another question
+            answer_of(teacher(elsewhere.url, tmp_path), ASK, GREEDY)
+            assert sum(elsewhere.served.values()) == 1
 
 
 def test_payloads(tmp_path: Path) -> None:

@@ -18,6 +18,14 @@ SAMPLED_METHODS = ("threshold", "multinomial")
 """Capture methods whose weights are a sample: unbiased, but right only in losses linear in the teacher."""
 
 
+def asked_teachers(options: Any, config: RunConfig) -> list[str]:
+    """Teachers that a component asks: those its option ``teachers`` or ``teacher`` names, else the run file's first."""
+    several, one = (getattr(options, name, None) for name in ("teachers", "teacher"))
+    if several:
+        return list(several)
+    return list(config.all_teachers)[:1] if one is None else [one]
+
+
 @dataclass(frozen=True)
 class Supply:
     """Where a training gets its teacher signals: a capture or a live teacher.
