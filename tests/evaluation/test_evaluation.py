@@ -15,56 +15,16 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from distill_core.config import EvaluateConfig
-from distill_core.engine import evaluation, generation, row_pass
+from distill_core.engine import generation, row_pass
 from distill_core.engine.data import TokenDataset
-from distill_core.engine.evaluation import EvaluationTarget, evaluate
+from distill_core.engine.evaluation import evaluate
 from distill_core.engine.results import compare, figures, power_flags
-from distill_core.errors import DataError, DistillError, PluginError, VocabularyError
 from distill_core.interfaces import EvaluationContext, Measurement, VocabularyInfo
-from distill_core.registry import get_registry
 from distill_core.store import vocabulary_info
 from distill_evaluation.language_model import LanguageModel
 from tests.conftest import make_tiny_llama
 from tests.evaluation.conftest import write_sequences
-
-ALL = [{"use": "language-model"}, {"use": "fidelity", "overlap_k": 4}, {"use": "calibration", "bins": 5}]
-
-
-def targets(models: dict[str, Any], tokenizer: Any) -> dict[str, EvaluationTarget]:
-    return {
-        name: EvaluationTarget(model, is_teacher=name == "teacher", tokenizer=tokenizer)
-        for name, model in models.items()
-    }
-
-
-def run(chosen: dict[str, EvaluationTarget], data: TokenDataset, directory: Path, **options: Any) -> dict[str, Any]:
-    config = EvaluateConfig.model_validate(
-        {"evaluators": options.pop("evaluators", ALL), "batch_sequences": options.pop("batch_sequences", 4)}
-        | options.pop("config", {})
-    )
-    return evaluate(
-        chosen,
-        data=data,
-        config=config,
-        registry=get_registry(),
-        directory=directory,
-        measure_speed=options.pop("measure_speed", False),
-        **options,
-    )
-
-
-def dense_rows(model: Any, data: TokenDataset) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Log-probabilities [N, V] in float64, labels [N], document of each row; one sequence at a time, no padding."""
-    logp, labels, documents = [], [], []
-    for sequence in data:
-        with torch.no_grad():
-            logits = model(torch.tensor(sequence.input_ids[None].astype(np.int64))).logits[0].double().numpy()
-        for position in range(len(sequence) - 1):
-            if sequence.labels[position + 1] != -100:
-                logp.append(logits[position] - logsumexp(logits[position]))
-                labels.append(int(sequence.labels[position + 1]))
-                documents.append(sequence.document)
-    return np.array(logp), np.array(labels), documents
+from tests.evaluation.evaluating import dense_rows, run, targets, value
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +36,6 @@ def results(models: dict[str, Any], tokenizer: Any, held_out: TokenDataset, tmp_
     assert json.loads((directory / "results.json").read_text(encoding="utf-8")) == found
     found["directory"] = directory
     return found
-
-
-def value(results: dict[str, Any], model: str, metric: str) -> float:
-    return float(results["models"][model]["metrics"][metric]["value"])
 
 
 def test_language_model_figures(results: dict[str, Any], models: Any, held_out: TokenDataset, tokenizer: Any) -> None:
@@ -365,70 +321,6 @@ def test_one_document_has_no_error_and_no_verdict(models: Any, tokenizer: Any, t
     assert "no standard error" in found["warnings"][0]
 
 
-def test_nothing_to_evaluate_is_refused(models: Any, tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no sequences"):
-        run(targets(models, tokenizer), write_sequences(tmp_path / "none", []), tmp_path)
-    silent = write_sequences(tmp_path / "silent", [("a", [5, 9, 30], [False] * 3)])
-    with pytest.raises(DataError, match="no token"):
-        run(targets(models, tokenizer), silent, tmp_path)
-    assert not (tmp_path / "results.json").exists()
-
-
-def test_models_of_different_tokenizers_are_refused(
-    models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path
-) -> None:
-    class Other:
-        def get_vocab(self) -> dict[str, int]:
-            return {"a": 0, "b": 1}
-
-    chosen = targets(models, tokenizer)
-    chosen["random"] = EvaluationTarget(models["random"], tokenizer=Other())
-    with pytest.raises(VocabularyError, match=r"teacher, student / random"):
-        run(chosen, held_out, tmp_path)
-
-
-def test_two_teachers_are_refused(models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path) -> None:
-    chosen = {name: EvaluationTarget(model, is_teacher=True, tokenizer=tokenizer) for name, model in models.items()}
-    with pytest.raises(ValueError, match="at most one"):
-        run(chosen, held_out, tmp_path)
-
-
-def test_a_directory_is_loaded_and_weighed(tiny_model_dir: Path, held_out: TokenDataset, tmp_path: Path) -> None:
-    found = run(
-        {"student": EvaluationTarget(tiny_model_dir)}, held_out, tmp_path, evaluators=[{"use": "language-model"}]
-    )
-    size = (tiny_model_dir / "model.safetensors").stat().st_size
-    assert found["models"]["student"]["bytes_on_disk"] == size
-    assert found["models"]["student"]["source"] == str(tiny_model_dir)
-    assert found["schema"] == evaluation.SCHEMA
-
-
-def test_a_directory_without_a_model_is_named(held_out: TokenDataset, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DistillError, match=r"student cannot be loaded from .*empty"):
-        run({"student": EvaluationTarget(tmp_path / "empty")}, held_out, tmp_path)
-
-
-def test_two_evaluators_of_one_metric_are_refused(
-    models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path
-) -> None:
-    twice = [{"use": "language-model"}, {"use": "language-model"}]
-    with pytest.raises(PluginError, match="both measure 'cross_entropy'"):
-        run(targets(models, tokenizer), held_out, tmp_path, evaluators=twice)
-
-
-def test_a_broken_model_gives_no_figure_and_no_verdict(
-    models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path
-) -> None:
-    broken = make_tiny_llama(vocab_size=len(tokenizer), seed=3)
-    with torch.no_grad():
-        broken.model.norm.weight.fill_(math.nan)
-    found = run(targets({"teacher": models["teacher"], "student": broken}, tokenizer), held_out, tmp_path)
-    assert found["models"]["student"]["metrics"]["forward_kl"]["value"] is None
-    assert {c["verdict"] for c in found["comparisons"] if c["metric"] == "cross_entropy"} == {"undecidable"}
-    assert found["models"]["teacher"]["metrics"]["cross_entropy"]["value"] > 0
-
-
 def test_speed_stops_at_its_budget_and_names_its_rounds(models: Any) -> None:
     one = {"student": models["student"]}
     assert generation.speeds(one, prefill_tokens=8, decode_tokens=2, rounds=4)["student"].rounds == 4
@@ -450,38 +342,6 @@ def test_greedy_sets_the_models_own_sampling_aside(models: Any, tokenizer: Any) 
         model.generation_config = own
     with pytest.raises(ValueError, match="has no tokens"):
         generation.greedy(model, tokenizer, "", max_new_tokens=8)
-
-
-class Shuffled:
-    """A tokenizer's tokens under other ids; everything else is the tokenizer's."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer, vocabulary = tokenizer, tokenizer.get_vocab()
-        order = np.random.default_rng(0).permutation(len(vocabulary)).tolist()
-        self._vocabulary = {token: order[index] for token, index in vocabulary.items()}
-
-    def get_vocab(self) -> dict[str, int]:
-        return self._vocabulary
-
-    def __len__(self) -> int:
-        return len(self._tokenizer)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-
-def test_a_shuffled_tokenizer_beside_a_student_is_flagged_and_not_used(
-    models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path
-) -> None:
-    chosen = targets(models, tokenizer)
-    honest = run(chosen, held_out, tmp_path / "honest", tokenizer=tokenizer)
-    assert "shuffled-tokenizer" not in {flag["flag"] for flag in honest["flags"]}
-    chosen["student"] = EvaluationTarget(models["student"], tokenizer=Shuffled(tokenizer))
-    found = run(chosen, held_out, tmp_path / "shuffled", tokenizer=tokenizer)
-    (flag,) = [flag for flag in found["flags"] if flag["flag"] == "shuffled-tokenizer"]
-    assert flag["severity"] == "error" and flag["evidence"]["model"] == "student"
-    assert value(found, "student", "cross_entropy") == value(honest, "student", "cross_entropy")
-    assert value(found, "student", "bits_per_byte") == value(honest, "student", "bits_per_byte")
 
 
 def test_a_difference_that_too_few_documents_would_miss_is_flagged() -> None:

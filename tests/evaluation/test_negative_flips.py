@@ -15,8 +15,8 @@ from distill_core.engine.data import TokenDataset
 from distill_core.engine.statistics import estimate
 from distill_evaluation.continual_options import NegativeFlipsOptions
 from distill_evaluation.negative_flips import NegativeFlips
+from tests.evaluation.evaluating import dense_rows
 from tests.evaluation.rows import bare_context
-from tests.evaluation.test_evaluation import dense_rows
 
 
 def test_flips_and_moved_rows(models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path) -> None:
