@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 
 from distill_core.types import TokenBatch
-from distill_objectives.features.layers import HiddenObjective
-from distill_objectives.features.options import HiddenCKAOptions
-from distill_objectives.features.positions import Positions, grouped_count, groups
-
-LEAST_ROWS = 2
+from distill_objectives.features.grouped import GroupedObjective
+from distill_objectives.features.positions import Positions
 
 
-class HiddenCKA(HiddenObjective):
+class HiddenCKA(GroupedObjective):
     """``1 - CKA(X, Y)`` with linear centred kernel alignment (arXiv 1905.00414, section 3) over the rows of a group.
 
     ``CKA = |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F)`` with the columns of X [n, S] and Y [n, D] centred: 1 where one is the
@@ -40,19 +37,11 @@ class HiddenCKA(HiddenObjective):
     """
 
     name = "hidden-cka"
-
-    def __init__(self, options: HiddenCKAOptions) -> None:
-        super().__init__(options)
-        self.properties["additive"] = options.within == "sequence"
-
-    def count(self, batch: TokenBatch) -> float:
-        """Positions in groups of at least two."""
-        at = Positions.of(batch, self.options.positions)
-        return grouped_count(at, batch, self.options.within, least=LEAST_ROWS)
+    least_rows = 2
 
     def compare(self, student_NS: Tensor, teacher_ND: Tensor, at: Positions, batch: TokenBatch, pair: int) -> Tensor:
         total = student_NS.sum() * 0
-        for group in groups(at, batch, self.options.within, least=LEAST_ROWS):
+        for group in self.groups(at, batch):
             alignment = linear_cka(student_NS[group.index_n], teacher_ND[group.index_n], group.weights_n)
             total = total + group.total * (1 - alignment)
         return total.to(student_NS.dtype)

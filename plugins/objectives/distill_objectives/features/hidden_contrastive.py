@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from distill_core.types import TokenBatch
-from distill_objectives.features.layers import HiddenObjective, Projection
+from distill_objectives.features.grouped import GroupedObjective
+from distill_objectives.features.layers import Projection
 from distill_objectives.features.options import HiddenContrastiveOptions
-from distill_objectives.features.positions import Positions, grouped_count, groups
-
-LEAST_ROWS = 2
+from distill_objectives.features.positions import Positions
 
 
-class HiddenContrastive(HiddenObjective):
+class HiddenContrastive(GroupedObjective):
     """Contrastive representation distillation (arXiv 1910.10699) in its InfoNCE form, with in-batch negatives.
 
     Both sides go through a learned linear map into E dimensions and to unit length; the value of a row i is
@@ -40,10 +39,11 @@ class HiddenContrastive(HiddenObjective):
     """
 
     name = "hidden-contrastive"
+    least_rows = 2
 
     def __init__(self, options: HiddenContrastiveOptions) -> None:
         super().__init__(options)
-        self.properties = {"nonnegative": True, "additive": options.within == "sequence"}
+        del self.properties["zero_at_equality"]
         self.teacher_projections = nn.ModuleList()
 
     def make_projections(
@@ -55,17 +55,12 @@ class HiddenContrastive(HiddenObjective):
             for maps, width in ((self.projections, student_width), (self.teacher_projections, teacher_width)):
                 maps.append(Projection(width, self.options.dimensions, generator=generator, device=device))
 
-    def count(self, batch: TokenBatch) -> float:
-        """Positions in groups of at least two."""
-        at = Positions.of(batch, self.options.positions)
-        return grouped_count(at, batch, self.options.within, least=LEAST_ROWS)
-
     def compare(self, student_NS: Tensor, teacher_ND: Tensor, at: Positions, batch: TokenBatch, pair: int) -> Tensor:
         student_NE = nn.functional.normalize(self.projections[pair](student_NS), dim=-1)
         teacher_NE = nn.functional.normalize(self.teacher_projections[pair](teacher_ND), dim=-1)
         total = student_NE.sum() * 0
         limit = self.options.max_rows
-        for group in groups(at, batch, self.options.within, least=LEAST_ROWS, max_rows=limit):
+        for group in self.groups(at, batch, max_rows=limit):
             value_n = info_nce(
                 student_NE[group.index_n],
                 teacher_NE[group.index_n],

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from distill_core.types import TokenBatch
-from distill_objectives.features.layers import HiddenObjective
-from distill_objectives.features.options import HiddenRelationalOptions
-from distill_objectives.features.positions import Positions, grouped_count, groups
-
-LEAST_ROWS = 3
+from distill_objectives.features.grouped import GroupedObjective
+from distill_objectives.features.positions import Positions
 
 COINCIDENT = 1e-6
 """Rows closer than this share of the mean distance are one point: no angle has a direction there."""
 
 
-class HiddenRelational(HiddenObjective):
+class HiddenRelational(GroupedObjective):
     """Relational knowledge distillation by distance and by angle (arXiv 1904.05068, section 3.2).
 
     ``w_d mean_ij huber(d_student(i, j) - d_teacher(i, j)) + w_a mean_ijk huber(cos_student(i, j, k) - cos_teacher(i, j,
@@ -44,20 +41,12 @@ class HiddenRelational(HiddenObjective):
     """
 
     name = "hidden-relational"
-
-    def __init__(self, options: HiddenRelationalOptions) -> None:
-        super().__init__(options)
-        self.properties["additive"] = options.within == "sequence"
-
-    def count(self, batch: TokenBatch) -> float:
-        """Positions in groups of at least three."""
-        at = Positions.of(batch, self.options.positions)
-        return grouped_count(at, batch, self.options.within, least=LEAST_ROWS)
+    least_rows = 3
 
     def compare(self, student_NS: Tensor, teacher_ND: Tensor, at: Positions, batch: TokenBatch, pair: int) -> Tensor:
         total = student_NS.sum() * 0
         limit = self.options.max_rows
-        for group in groups(at, batch, self.options.within, least=LEAST_ROWS, max_rows=limit):
+        for group in self.groups(at, batch, max_rows=limit):
             x_nS, y_nD = student_NS[group.index_n], teacher_ND[group.index_n]
             weights_n = group.weights_n.to(x_nS.dtype)
             if self.options.distance_weight:
