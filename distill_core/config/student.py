@@ -21,6 +21,8 @@ class Width(Section):
 
 
 class FromTeacher(Section):
+    """Layers of the teacher as the student's start."""
+
     layers: list[NonNegativeInt] = Field(min_length=1, description="teacher layers to keep, in order, from 0")
     width: Width | None = Field(
         default=None, description="narrow them: the weightiest channels, neurons and heads stay"
@@ -64,6 +66,8 @@ class PeftSection(Section):
 
 
 class StudentConfig(Section):
+    """The model that learns."""
+
     init: InitConfig = Field(description="what the student starts from")
     tokenizer: ModelSource | None = Field(
         default=None, description="tokenizer id or directory, as for a model; default: the model's own"
