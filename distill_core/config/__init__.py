@@ -222,6 +222,8 @@ class TrainOverrides(Section):
 
 
 class EvaluateConfig(Section):
+    """How students are judged."""
+
     evaluators: list[ComponentRef] = Field(
         default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
         min_length=1,
@@ -236,6 +238,8 @@ class EvaluateConfig(Section):
 
 
 class ReportConfig(Section):
+    """The page at the end."""
+
     title: str | None = Field(default=None, description="heading; default: the run's name")
     prompts: list[str] = Field(default_factory=list, description="prompts for the sample generations")
     max_new_tokens: PositiveInt = Field(default=40, description="length of the sample generations, in tokens")
