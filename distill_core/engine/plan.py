@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from distill_core import __version__
 from distill_core.config import ComponentRef, RunConfig, TrainConfig
 from distill_core.engine.file_hashes import FileHashes
-from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
-from distill_core.engine.supply import MODEL, asked_teachers, captured_teachers, readers_of
-from distill_core.engine.validate import TRAINING_PARTS
+from distill_core.engine.run_file.loading import Location, path_text
+from distill_core.engine.run_file.supply import MODEL, asked_teachers, captured_teachers, readers_of
+from distill_core.engine.run_file.validate import TRAINING_PARTS
 from distill_core.options import ScheduleRef
 
 if TYPE_CHECKING:
-    from distill_core.engine.validate import CheckedRun
+    from distill_core.engine.run_file.validate import CheckedRun
     from distill_core.registry import Registry
 
 KINDS = ("synthesize", "data", "student", "select", "capture", "train", "evaluate", "report")

@@ -13,7 +13,7 @@ import yaml
 from distill_core.engine.plan import make_plan
 from distill_core.engine.progress import Progress
 from distill_core.engine.run import run
-from distill_core.engine.validate import load_run_file
+from distill_core.engine.run_file.validate import load_run_file
 from distill_core.errors import ConfigError, TrainingError
 from distill_core.interfaces import BuildContext, EvaluationContext
 from distill_core.registry import get_registry

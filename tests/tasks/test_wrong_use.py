@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill_core.engine.validate import load_run_file
+from distill_core.engine.run_file.validate import load_run_file
 from distill_core.errors import ConfigError, DataError
 from distill_core.registry import get_registry
 from tests.conftest import make_tiny_llama

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from distill_core.completions import Completion, GenerationParameters, GenerationRequest
-from distill_core.engine.loading import parse_run_text
-from distill_core.engine.validate import check_run
+from distill_core.engine.run_file.loading import parse_run_text
+from distill_core.engine.run_file.validate import check_run
 from distill_core.errors import ConfigError, DistillError, SignalError
 from distill_core.interfaces import Generator
 from distill_core.registry import get_registry

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from distill_core.engine.models_on_disk import looks_local
+from distill_core.engine.run_file.models_on_disk import looks_local
 from distill_core.errors import DistillError
 from distill_core.options import Options
 from distill_core.plugin import Provides

@@ -9,11 +9,16 @@ from pydantic import BaseModel
 
 from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainConfig
-from distill_core.engine.capture_capabilities import capture_problems, listed, missing_temperatures, sparse_problems
-from distill_core.engine.loading import Location, path_text
-from distill_core.engine.schema import Problem, suggestion
-from distill_core.engine.selection_problems import selection_problems
-from distill_core.engine.supply import (
+from distill_core.engine.run_file.capture_capabilities import (
+    capture_problems,
+    listed,
+    missing_temperatures,
+    sparse_problems,
+)
+from distill_core.engine.run_file.loading import Location, path_text
+from distill_core.engine.run_file.schema import Problem, suggestion
+from distill_core.engine.run_file.selection_problems import selection_problems
+from distill_core.engine.run_file.supply import (
     MODEL,
     SAMPLED_METHODS,
     Supply,
@@ -23,7 +28,7 @@ from distill_core.engine.supply import (
     readers_of,
     supply_of,
 )
-from distill_core.engine.task_problems import task_problems
+from distill_core.engine.run_file.task_problems import task_problems
 from distill_core.plugin import Needs
 
 Components = Mapping[Location, Any]

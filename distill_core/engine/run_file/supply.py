@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_core.config import CaptureConfig, ComponentRef, RunConfig, TrainConfig
-from distill_core.engine.loading import Location, path_text
-from distill_core.engine.schema import Problem, suggestion
+from distill_core.engine.run_file.loading import Location, path_text
+from distill_core.engine.run_file.schema import Problem, suggestion
 from distill_core.plugin import Provides
 
 MODEL = "model"
