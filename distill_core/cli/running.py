@@ -103,6 +103,10 @@ def _run_rounds(file: Path, checked: CheckedRun, registry: Registry, quiet: bool
             f"round {one.round}: {one.sequences} sequences ({one.tokens} tokens) bought, {result.metric} "
             f"{one.value:.4f}{gain}"
         )
+        for name, rival in one.compare.items():
+            error = rival.difference_standard_error
+            within = "" if error is None else f" (difference {rival.difference:+.4f}, standard error {error:.4f})"
+            typer.echo(f"  {name}: {rival.sequences} sequences ({rival.tokens} tokens), {rival.value:.4f}{within}")
     typer.echo(
         f"{checked.config.name}: {result.stopped}; the student is in {Path(last.directory) / 'train/student/model'}"
     )

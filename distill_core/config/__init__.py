@@ -6,7 +6,7 @@ Nothing in it is executed and no dotted path is accepted.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -14,13 +14,13 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     model_validator,
 )
 
-from distill_core.config.sections import ComponentRef, ObjectiveRef, Section, VocabularyPolicy
+from distill_core.config.sections import ComponentRef, Name, ObjectiveRef, Section, VocabularyPolicy
+from distill_core.config.selection import ActiveConfig, BudgetConfig, SelectConfig
 from distill_core.config.student import FromTeacher, InitConfig, PeftSection, StudentConfig, Width
-from distill_core.options import ScheduleRef
+from distill_core.options import ModelSource, ScheduleRef
 
 __all__ = [
     "ActiveConfig",
@@ -83,52 +83,6 @@ class DataConfig(Section):
         return ("train", "eval") if self.target is None else ("train", "eval", "target")
 
 
-class BudgetConfig(Section):
-    """How much is kept; exactly one of the three."""
-
-    sequences: PositiveInt | None = Field(default=None, description="so many sequences")
-    tokens: PositiveInt | None = Field(default=None, description="as many sequences as fit into so many tokens")
-    share: float | None = Field(
-        default=None, gt=0, le=1, description="this share of the pool's sequences, above 0 to 1"
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> BudgetConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"exactly one of sequences, tokens and share says how much is kept; given: {', '.join(given) or 'none'}"
-            )
-        return self
-
-
-class SelectConfig(Section):
-    """Which of the prepared training sequences are learned from."""
-
-    selector: ComponentRef = Field(description="who chooses")
-    budget: BudgetConfig = Field(description="how much is kept")
-    batch_sequences: PositiveInt = Field(default=8, description="sequences per pass of a model that is asked")
-    exclude: list[str] = Field(
-        default_factory=list, description="directories of earlier selections: what they kept is not chosen again"
-    )
-    features: str | None = Field(
-        default=None,
-        description="directory of features that selectors share; default: `features` in the run's directory",
-    )
-
-
-class ActiveConfig(Section):
-    """Rounds of a run, each of which chooses again with what the student has learned."""
-
-    rounds: PositiveInt = Field(description="most rounds; each keeps `select.budget` of what is left")
-    least_gain: NonNegativeFloat = Field(default=0.0, description="stop after a round that gains less, or nothing")
-    metric: str = Field(default="cross_entropy", description="what a round gains in: of the evaluation on data.eval")
-    first: ComponentRef = Field(
-        default_factory=lambda: ComponentRef(use="random"),
-        description="who chooses first; default: random",
-    )
-
-
 class UpdateConfig(Section):
     """Labels of an older revision of the teacher, of which only what moved is captured anew."""
 
@@ -161,6 +115,10 @@ class CaptureConfig(Section):
     shard_sequences: PositiveInt = Field(default=64, description="sequences per shard; an interruption loses one shard")
     update: UpdateConfig | None = Field(
         default=None, description="an older store, of which only what moved is captured"
+    )
+    known: list[str] = Field(
+        default_factory=list,
+        description="directories of earlier stores of this form: what they hold is copied, and the teacher not asked",
     )
 
 
@@ -263,10 +221,6 @@ class TrainOverrides(Section):
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-"""Names of trainings and teachers; they become directory names."""
-
-
 class EvaluateConfig(Section):
     evaluators: list[ComponentRef] = Field(
         default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
@@ -276,6 +230,9 @@ class EvaluateConfig(Section):
     batch_sequences: PositiveInt = Field(default=8, description="sequences per forward pass")
     limit_sequences: PositiveInt | None = Field(default=None, description="judge on the first so many sequences only")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the confidence intervals")
+    models: dict[Name, ModelSource] = Field(
+        default_factory=dict, description="finished models that are judged beside the run's own, by name"
+    )
 
 
 class ReportConfig(Section):

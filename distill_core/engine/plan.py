@@ -183,9 +183,10 @@ class PartsOf:
         assert self.config.select is not None
         budget = self.config.select.budget.model_dump(mode="json", exclude_none=True)
         parts: Parts = dict(flat("select.budget", budget))
-        for index, directory in enumerate(self.config.select.exclude):
-            kept = Path(directory).expanduser() / "tokens.arrow"
-            parts.update(self.hashes.content(f"select.exclude[{index}]", str(kept)))
+        for field in ("exclude", "keep"):
+            for index, directory in enumerate(getattr(self.config.select, field)):
+                kept = Path(directory).expanduser() / "tokens.arrow"
+                parts.update(self.hashes.content(f"select.{field}[{index}]", str(kept)))
         return {**parts, **self._component(("select", "selector")), **self._task(), **self._seed(), **_code()}
 
     def student(self) -> Parts:
@@ -199,11 +200,14 @@ class PartsOf:
 
     def capture(self, capture: Any) -> Parts:
         path = "capture" if len(self.config.captures) == 1 else f"capture {capture.name}"
-        options = capture.model_dump(mode="json", exclude={"name", "teachers"})
+        options = capture.model_dump(mode="json", exclude={"name", "teachers", "known"})
         teachers = self._teachers(captured_teachers(capture, self.config))
         if capture.update is not None:  # the description holds the checksum of every shard
             description = str(Path(capture.update.base).expanduser() / "store.json")
             teachers.update(self.hashes.content(f"{path}.update.base", description))
+        for index, known in enumerate(capture.known):
+            description = str(Path(known).expanduser() / "store.json")
+            teachers.update(self.hashes.content(f"{path}.known[{index}]", description))
         parts: Parts = {**dict(flat(path, options)), **teachers, **self._task(), **self._seed(), **_code()}
         for training in readers_of(capture.name, self.config).values():
             if isinstance(training.vocabulary, ComponentRef):
@@ -238,10 +242,12 @@ class PartsOf:
         return parts
 
     def evaluate(self) -> Parts:
-        options = self.config.evaluate.model_dump(mode="json", exclude={"evaluators"})
+        options = self.config.evaluate.model_dump(mode="json", exclude={"evaluators", "models"})
         parts: Parts = {**dict(flat("evaluate", options)), **self._task(), **self._seed(), **_code()}
         for index in range(len(self.config.evaluate.evaluators)):
             parts.update(self._component(("evaluate", "evaluators", index)))
+        for name, model in self.config.evaluate.models.items():
+            parts.update(self.hashes.content(f"evaluate.models.{name}", model))
         report = self.config.report
         parts.update(flat("report", report.model_dump(mode="json", include={"prompts", "max_new_tokens"})))
         return {**parts, **self._teachers()}

@@ -217,7 +217,11 @@ def capture(context: RunContext, stage: Stage) -> Notes:
         capture_jointly(teachers, dataset, config, directory, progress=context.progress)
     else:
         (teacher,) = teachers.values()
-        capture_signals(teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress)
+        captured = capture_signals(
+            teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress
+        )
+        if config.known:
+            update = {"copied_sequences": captured.copied_sequences}
     identity = ", ".join(teacher.identity() for teacher in teachers.values())
     return {"teacher": identity, "vocabulary": "; ".join(dict.fromkeys(sentences)), **update, **_kernels()}
 
@@ -309,6 +313,8 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         models[name] = EvaluationTarget(
             source=context.path(f"train:{name}") / "model", is_teacher=False, trust_remote_code=remote
         )
+    for name, model in config.evaluate.models.items():
+        models[name] = EvaluationTarget(source=model, trust_remote_code=remote)
     evaluate_models(
         models,
         teacher=context.teacher() if config.all_teachers else None,
@@ -363,9 +369,25 @@ def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str
 def report(context: RunContext, stage: Stage) -> Notes:
     from distill_core.report import write_cards, write_report
 
+    if context.config.synthesize is not None:
+        _map_synthesis(context, context.path(stage.name))
     page = write_report(context.directory)
     cards = [path.relative_to(context.directory).as_posix() for path in write_cards(context.directory)]
     return {"page": page.relative_to(context.directory).as_posix(), "model_cards": cards}
+
+
+def _map_synthesis(context: RunContext, directory: Path) -> None:
+    """Synthetic sequences beside the real held-out ones, for the page."""
+    from distill_core.engine.synthesis_map import points_of
+    from distill_core.files import write_json
+    from distill_core.report.data_map import data_map
+    from distill_core.report.made_data import MADE, REAL, SYNTHESIS_MAP
+
+    groups = {REAL: context.dataset("eval"), MADE: context.prepared("train")}
+    remote = context.config.student.trust_remote_code
+    of, points = points_of(groups, student=context.path("student"), task=context.task, trust_remote_code=remote)
+    totals = {name: len(group) for name, group in groups.items()}
+    write_json(directory / SYNTHESIS_MAP, {"of": of, "sequences": totals, **data_map(points)})
 
 
 def _kernels() -> Notes:

@@ -115,6 +115,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
         yield ("select", "selector"), "selector", config.select.selector
     if config.active is not None:
         yield ("active", "first"), "selector", config.active.first
+        for name, ref in config.active.compare.items():
+            yield ("active", "compare", name), "selector", ref
     for field, kind in TRAINING_PARTS.items():
         if isinstance(ref := getattr(config.train, field), ComponentRef):
             yield ("train", field), kind, ref
@@ -158,6 +160,8 @@ _PLACES = (
     (("data", "*", "transforms", "*"), "transform"),
     (("synthesize",), "synthesizer"),
     (("select", "selector"), "selector"),
+    (("active", "first"), "selector"),
+    (("active", "compare", "*"), "selector"),
     *((("train", field), kind) for field, kind in TRAINING_PARTS.items()),
     *((("compare", "*", field), kind) for field, kind in TRAINING_PARTS.items()),
     *(((*at, "sparse", "k"), "schedule") for at in (("train",), ("compare", "*"))),

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distill_core.engine.run_file.models_on_disk import looks_local
 from distill_core.errors import DistillError
-from distill_core.options import Options
+from distill_core.options import ModelSource, Options
 from distill_core.plugin import Provides
 from distill_teachers.gguf_location import locate_gguf
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 class HFOptions(Options):
     """Options of ``hf``: one of ``model``, ``gguf_file`` and ``gguf_package`` says where the weights are."""
 
-    model: str | None = Field(default=None, description="directory or hub id of a Transformers causal language model")
+    model: ModelSource | None = Field(
+        default=None,
+        description="directory or hub id of a Transformers causal language model, or package:NAME/DIRECTORY",
+    )
     gguf_file: str | None = Field(
         default=None, description="path of a GGUF file; with gguf_package: the name of one of its files"
     )
@@ -100,7 +103,9 @@ class HFOptions(Options):
 class HFClassifierOptions(Options):
     """Options of ``hf-classifier``."""
 
-    model: str = Field(description="directory or hub id of a Transformers classifier")
+    model: ModelSource = Field(
+        description="directory or hub id of a Transformers classifier, or package:NAME/DIRECTORY of a Python package"
+    )
     revision: str | None = Field(default=None, description="hub revision: branch, tag or commit")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"
