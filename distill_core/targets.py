@@ -95,6 +95,21 @@ class RowTarget:
             threshold_N=move(self.threshold_N),
         )
 
+    def temperature_index(self, temperature: float) -> int:
+        """Column of ``tail_NM`` at a temperature.
+
+        Raises:
+            ValueError: it was not captured.
+        """
+        # `in` and `index` compare by identity first, which torch.compile's symbolic floats do not survive.
+        for index, own in enumerate(self.temperatures):
+            if own == temperature:
+                return index
+        raise ValueError(
+            f"temperature {temperature} was asked for, but this target holds {list(self.temperatures)}: "
+            "capture it (capture.temperatures) or use a live teacher"
+        )
+
     def log_probs(self, temperature: float = 1.0) -> Tensor:
         """[N, K+1] teacher log-probabilities on the support and the tail; -inf on padding. ``exact`` only.
 
@@ -106,13 +121,8 @@ class RowTarget:
                 "log_probs was asked of a sampled target; it has weights, not probabilities: use weights_NK in a loss "
                 "linear in the teacher, or head() for the exact head + tail view of a threshold sample"
             )
-        if temperature not in self.temperatures:
-            raise ValueError(
-                f"temperature {temperature} was asked for, but this target holds {list(self.temperatures)}: "
-                "capture it (capture.temperatures) or use a live teacher"
-            )
         scaled_NK = (self.logits_NK / temperature).masked_fill(self.ids_NK < 0, -math.inf)
-        tail_N1 = self.tail_NM[:, self.temperatures.index(temperature), None]
+        tail_N1 = self.tail_NM[:, self.temperature_index(temperature), None]
         return torch.log_softmax(torch.cat([scaled_NK, tail_N1], dim=1), dim=1)
 
     def head(self) -> RowTarget:

@@ -204,6 +204,32 @@ def test_padding_and_impossible_outcomes() -> None:
         assert empty.shape == (0,), name
 
 
+def test_the_ensembles_distribution_compiles_with_dynamic_temperatures() -> None:
+    objective = get_registry().build("objective", {"use": "ensemble-distribution"})
+
+    def step(logits_NV: Tensor, ids_NK: Tensor, teacher: RowTarget, temperature: float) -> Tensor:
+        support = ops.support_logits(logits_NV, ids_NK, temperatures=(temperature, 1.0))
+        zero_N = torch.zeros(logits_NV.shape[0], dtype=torch.int64)
+        value: Tensor = objective.rows(support, teacher, RowInfo(zero_N, zero_N, zero_N, 0, 1))
+        return value
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for temperature in (2.0, 3.0, 4.5):
+        ids_NK = supports(4, seed=int(temperature))
+        target = sparse(logits(7, N, V), ids_NK)
+        arguments = (logits(8, N, V), ids_NK, target, temperature)
+        torch.testing.assert_close(compiled(*arguments), step(*arguments))
+
+
+def test_the_ensembles_distribution_says_which_temperature_is_missing() -> None:
+    objective = get_registry().build("objective", {"use": "ensemble-distribution"})
+    ids_NK = supports(4)
+    support = ops.support_logits(logits(8, N, V), ids_NK, temperatures=(2.0,))
+    with pytest.raises(ValueError, match=r"temperature 1\.0 was not asked for, this holds \(2\.0,\)"):
+        objective.rows(support, sparse(logits(7, N, V), ids_NK), INFO)
+
+
 def test_entropy_weights() -> None:
     ids_NK = supports(4)
     teacher_NV = logits(5, N, V)

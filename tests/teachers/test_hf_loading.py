@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from distill_core.completions import GenerationParameters, GenerationRequest
 from distill_core.engine.data import collate
 from distill_core.errors import ConfigError, DistillError, SignalError
 from distill_core.registry import get_registry
-from distill_core.types import SparseSpec
+from distill_core.types import Needs, SparseSpec
 from distill_teachers.gguf import convert_gguf, file_sha256
 from distill_teachers.gguf_location import MissingAsset, cache_directory, locate_gguf
 from distill_teachers.hf import HFTeacher
@@ -44,6 +45,34 @@ def test_explicit_dtype(tiny_model_dir: Path) -> None:
     found, expected = (one.signals(batch, TARGETS, SparseSpec("topk", 4)).target for one in (teacher, reference))
     # bfloat16 has 8 bits; logits of size 3 move by some hundredths
     torch.testing.assert_close(found.tail_NM, expected.tail_NM, rtol=0, atol=0.1)
+
+
+def test_layers_in_several_places(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """One layer lies on disk, and with ``head`` the head too: what is said is what the whole model says."""
+    plain, batch = build(model=str(tiny_model_dir)), collate([sequence(range(5, 25)), sequence(range(9, 20))])
+    here = {name: "cpu" for name in ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb")}
+    needs = Needs(frozenset({"targets", "hidden_states"}), ("exact",), (1.0,))
+    for head in ("cpu", "disk"):
+        places = {**here, "model.layers.1": "disk", "lm_head": head}
+        spread = build(model=str(tiny_model_dir), device_map=places, cache_dir=str(tmp_path))
+        assert spread.model.hf_device_map == places and spread.identity() == plain.identity()
+        found, expected = (one.signals(batch, needs, SparseSpec("topk", 4)) for one in (spread, plain))
+        assert torch.equal(found.target.ids_NK, expected.target.ids_NK)
+        torch.testing.assert_close(found.target.log_probs(), expected.target.log_probs())
+        for one, other in zip(found.hidden_states, expected.hidden_states, strict=True):
+            mask_BT = batch.attention_mask_BT.bool()
+            torch.testing.assert_close(one[mask_BT], other[mask_BT])
+        texts = []
+        for teacher in (spread, plain):
+            request = GenerationRequest("q", prompt="The state")
+            texts += [c.text for c in teacher.generate([request], GenerationParameters(max_new_tokens=5))]
+        assert texts[0] == texts[1]
+    with pytest.raises(SignalError, match=r"device_map spreads it\) and gives no \['queries'\]"):
+        spread.signals(batch, Needs(frozenset({"queries"}), (), ()))
+    with pytest.raises(ConfigError, match="device is cpu, and device_map says where the layers are: leave one out"):
+        build(model=str(tiny_model_dir), device="cpu", device_map="auto")
+    whole = build(model=str(tiny_model_dir), device_map={"": "cpu"})
+    assert whole._head_spec is not None  # in one place: as without the option
 
 
 def test_identity_is_the_content(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -43,7 +43,15 @@ from distill_teachers.sparse_targets import (
     single_draws,
     wanted_spec,
 )
-from distill_teachers.weights import Weights, choose_device, choose_dtype, find_weights, load_model, load_tokenizer
+from distill_teachers.weights import (
+    Weights,
+    choose_device,
+    choose_dtype,
+    find_weights,
+    is_spread,
+    load_model,
+    load_tokenizer,
+)
 from distill_teachers.writing import Draft, Writer
 
 PROVIDED = frozenset({"targets", "hidden_states", "attentions"}) | taps.SIGNALS
@@ -99,7 +107,8 @@ class HFTeacher:
             model = load_model(self.weights, self.options, self.device, dtype)
         head = model.get_output_embeddings()
         weight = getattr(head, "weight", None)
-        if isinstance(weight, Tensor) and weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+        known = isinstance(weight, Tensor) and weight.is_floating_point() and not weight.is_meta
+        if known and not bool(torch.isfinite(weight).all()):
             raise SignalError(self._broken("the weights of its head hold NaN or infinity"))
         return model
 
@@ -166,7 +175,9 @@ class HFTeacher:
 
     @cached_property
     def _head_spec(self) -> HeadSpec | None:
-        """What the model does to its logits; None where only its own forward pass knows."""
+        """What the model does to its logits; None where only its own forward pass knows, or finds its parts."""
+        if is_spread(self.model):
+            return None
         try:
             return head_spec(self.model)
         except TrainingError:
@@ -241,8 +252,8 @@ class HFTeacher:
         """For heads that only the model itself knows: its own logits, one sequence at a time."""
         if needs.signals & taps.SIGNALS:
             raise SignalError(
-                f"the teacher {self.label} has a head that only its own forward pass knows and gives no "
-                f"{sorted(needs.signals & taps.SIGNALS)}"
+                f"the teacher {self.label} answers through its own forward pass (its head is no plain linear layer, or "
+                f"device_map spreads it) and gives no {sorted(needs.signals & taps.SIGNALS)}"
             )
         rows = batch.rows()
         keys_N = row_keys(batch.keys, rows.sequence_N, rows.position_N)

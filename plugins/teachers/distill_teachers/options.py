@@ -37,6 +37,10 @@ class HFOptions(Options):
     device: str = Field(
         default="auto", description="auto: the first GPU, else the CPU; or a torch device such as cuda:1"
     )
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, int | str] | None = Field(
+        default=None,
+        description="in place of device: layers on several devices, the CPU or the disk, as accelerate takes it",
+    )
     quantization: Literal["8bit", "4bit"] | None = Field(
         default=None,
         description="weights of linear layers but the head kept by bitsandbytes in so many bits (4bit: nf4); needs "
@@ -59,6 +63,8 @@ class HFOptions(Options):
             raise ValueError(
                 f"say where the weights are, in one place: model, or gguf_package / gguf_file; given: {given or 'none'}"
             )
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(f"device is {self.device}, and device_map says where the layers are: leave one out")
         if self.revision is not None and gguf:
             raise ValueError("revision belongs to a hub id (model); a GGUF file is known by its content")
         return self

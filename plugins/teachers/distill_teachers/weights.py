@@ -53,7 +53,7 @@ def find_weights(options: HFOptions, dtype: torch.dtype) -> Weights:
     identity = whole.content or (
         directory_identity(Path(whole.pretrained)) if whole.is_directory else f"{whole.pretrained}@{whole.revision}"
     )
-    plain = options.model_copy(update={"quantization": None})
+    plain = options.model_copy(update={"quantization": None, "device_map": None})
     directory = thinned_directory(
         f"{identity}:{dtype}",
         options.layers,
@@ -117,25 +117,34 @@ def load_model(weights: Weights, options: HFOptions, device: torch.device, dtype
             trust_remote_code=options.trust_remote_code,
             cache_dir=None if weights.is_directory else options.cache_dir,
             use_safetensors=True,
-            **_quantised(options.quantization, device, dtype),
+            **_placed(options, device, dtype),
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DistillError(f"the teacher {weights.label} cannot be loaded: {_first_line(error)}") from error
     model.requires_grad_(False)
-    if getattr(model, "hf_quantizer", None) is None:  # quantised weights were placed as they were read
-        model = model.to(device)
-    return model.eval()
+    placed = options.device_map is not None or getattr(model, "hf_quantizer", None) is not None  # as they were read
+    return model.eval() if placed else model.eval().to(device)
 
 
-def _quantised(bits: str | None, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What ``from_pretrained`` is told to quantise the linear layers behind the embedding and before the head."""
-    if bits is None:
-        return {}
-    from transformers import BitsAndBytesConfig
+def is_spread(model: Any) -> bool:
+    """Whether the model's layers lie in several places, so that only its own forward pass brings them together."""
+    places = getattr(model, "hf_device_map", None) or {}
+    return len({str(place) for place in places.values()}) > 1
 
-    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    config: Any = BitsAndBytesConfig(**(four if bits == "4bit" else {"load_in_8bit": True}))
-    return {"quantization_config": config, "device_map": {"": device}}
+
+def _placed(options: HFOptions, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of quantisation and of where layers go."""
+    told: dict[str, Any] = {}
+    if options.device_map is not None:
+        offload = cache_directory(options.cache_dir) / "offload"
+        told = {"device_map": options.device_map, "offload_folder": str(offload)}
+    if options.quantization is not None:
+        from transformers import BitsAndBytesConfig
+
+        four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        config: Any = BitsAndBytesConfig(**(four if options.quantization == "4bit" else {"load_in_8bit": True}))
+        told = {"device_map": {"": device}, **told, "quantization_config": config}
+    return told
 
 
 def load_tokenizer(weights: Weights, options: HFOptions) -> Any:

@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from distill_core.config import ModelSource
 from distill_core.errors import DataError
-from distill_core.options import Options, with_group
+from distill_core.options import ModelSource, Options, with_group
 from distill_synthesis.filters.options import PartOptions
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from distill_core.options import Options
 
@@ -48,12 +56,29 @@ class NetworkOptions(Options):
     )
 
 
+class LatentOptions(Options):
+    """The latent space that images are learned in."""
+
+    width: PositiveInt = Field(default=32, description="numbers that stand for an image")
+    hidden: PositiveInt = Field(default=256, description="units between them and the pixels")
+    epochs: PositiveInt = Field(default=30, description="passes of the autoencoder over the real images")
+    batch: PositiveInt = Field(default=64, description="images per step of the autoencoder")
+    prior: NonNegativeFloat = Field(
+        default=0.0,
+        description="times half the mean square of the codes, added to the loss: keeps them where images are",
+    )
+
+
 class MatchingOptions(ImageFields):
     """What all of them have in common."""
 
     images_per_class: PositiveInt = Field(description="synthetic images of every class")
     iterations: PositiveInt = Field(default=1000, description="steps of the images")
     network: NetworkOptions = Field(default_factory=NetworkOptions, description="the network that is matched through")
+    latent: LatentOptions | None = Field(
+        default=None,
+        description="learn codes of a generator of images instead of pixels; it is trained on the real images first",
+    )
     start: Literal["noise", "random", "herding", "mean"] = Field(
         default="random", description="first images: noise, real ones at random or by herding, or class means"
     )

@@ -22,8 +22,9 @@ from distill_core.files import atomic_write_bytes
 from distill_core.interfaces import SynthesisContext
 from distill_synthesis.matching.coresets import herding, part_means, random_choice
 from distill_synthesis.matching.images import LabelledImages, Scale, read_images
+from distill_synthesis.matching.latent import Latent, learned_latent
 from distill_synthesis.matching.networks import ConvNet
-from distill_synthesis.matching.options import MatchingOptions
+from distill_synthesis.matching.options import LatentOptions, MatchingOptions
 from distill_synthesis.matching.randomness import generator
 from distill_synthesis.matching.state import State, load_state
 
@@ -32,6 +33,9 @@ PICTURES_FILE = "pictures.json"
 
 IMAGES = "images"
 """The variable that every method learns."""
+
+CODES = "codes"
+"""What is learned in its place with the option ``latent``."""
 
 Variables = dict[str, Tensor]
 
@@ -90,8 +94,12 @@ class ImageSynthesizer(ABC):
         self._place(data)
         state = load_state(directory, self.key())
         self.prepare(directory)
+        if self.options.latent is not None:
+            self.latent = self._learned_latent(directory, self.options.latent)
         if state is None:
             variables = {name: tensor.to(self.device) for name, tensor in self.first_variables().items()}
+            if self.options.latent is not None:
+                variables[CODES] = self._starting_codes(variables.pop(IMAGES))
             state = State(self.key(), 0, variables, {name: torch.zeros_like(x) for name, x in variables.items()})
         else:
             for tensors in (state.variables, state.velocity):
@@ -180,7 +188,8 @@ class ImageSynthesizer(ABC):
         self.low_C11, self.high_C11 = (bound.to(self.device) for bound in self.scale.bounds())
 
     def _step(self, state: State) -> None:
-        value, gradients = self.gradients(state.variables, state.iteration)
+        learned = IMAGES if self.options.latent is None else CODES
+        value, gradients = self._gradients(state)
         finite = value == value and abs(value) != float("inf")
         if not finite or not all(bool(g.isfinite().all()) for g in gradients.values()):
             raise TrainingError(
@@ -188,21 +197,52 @@ class ImageSynthesizer(ABC):
                 "learning_rate"
             )
         if self.options.step == "unit":
-            gradients[IMAGES] = functional.normalize(gradients[IMAGES], dim=(0, 1, 2, 3))
+            gradients[learned] = functional.normalize(gradients[learned], dim=tuple(range(gradients[learned].dim())))
         share = 1.0
         if self.options.decay == "cosine":
             share = 0.5 * (1 + math.cos(math.pi * state.iteration / self.options.iterations))
         for name, rate in self.learning_rates().items():
+            name = learned if name == IMAGES else name
             moved = state.velocity[name].mul_(self.options.momentum).add_(gradients[name])
             state.variables[name] = state.variables[name] - share * rate * moved
-        state.variables[IMAGES] = state.variables[IMAGES].clamp(self.low_C11, self.high_C11)
+        if learned == IMAGES:
+            state.variables[IMAGES] = state.variables[IMAGES].clamp(self.low_C11, self.high_C11)
         state.iteration += 1
         state.values.append(value)
+
+    def _gradients(self, state: State) -> tuple[float, Variables]:
+        """The loss and its gradient by what is learned: by codes through the generator, with their prior."""
+        if self.options.latent is None:
+            return self.gradients(state.variables, state.iteration)
+        codes = state.variables[CODES].detach().requires_grad_()
+        images = self.latent.decode(codes)
+        others = {name: tensor for name, tensor in state.variables.items() if name != CODES}
+        value, found = self.gradients({**others, IMAGES: images.detach()}, state.iteration)
+        prior = 0.5 * self.options.latent.prior * codes.square().mean()
+        (by_codes,) = torch.autograd.grad([images, prior], codes, [found.pop(IMAGES), torch.ones_like(prior)])
+        return value + float(prior.detach()), {**found, CODES: by_codes}
+
+    def _learned_latent(self, directory: Path, options: LatentOptions) -> Latent:
+        bounds = (self.low_C11, self.high_C11)
+        return learned_latent(self.images_NCHW, bounds, options, seed=self.seed, key=self.key(), directory=directory)
+
+    def _starting_codes(self, images: Tensor) -> Tensor:
+        """Of the first images; noise is noise of the codes."""
+        if self.options.start == "noise":
+            width = self.latent.mean_Z.shape[0]
+            drawn = torch.randn((len(images), width), generator=generator(self.seed, "start codes"))
+            return drawn.to(self.device)
+        return self.latent.encode(images)
+
+    @torch.no_grad()
+    def images_of(self, state: State) -> Tensor:
+        """[B, C, H, W], what has been learned so far."""
+        return state.variables[IMAGES] if self.options.latent is None else self.latent.decode(state.variables[CODES])
 
     def _described(self, state: State) -> dict[str, Any]:
         tenth = max(1, len(state.values) // 10)
         return {
-            "images": len(state.variables[IMAGES]),
+            "images": len(self.images_of(state)),
             "classes": len(self.data.labels),
             "real_images": len(self.data.documents),
             "iterations": state.iteration,
@@ -223,7 +263,7 @@ class ImageSynthesizer(ABC):
         atomic_write_bytes(directory / PICTURES_FILE, json.dumps(described).encode())
 
     def _records(self, state: State) -> Iterator[dict[str, Any]]:
-        pixels = self.scale.write(state.variables[IMAGES].cpu())
+        pixels = self.scale.write(self.images_of(state).cpu())
         origin = {
             "synthesizer": self.NAME,
             "iterations": state.iteration,

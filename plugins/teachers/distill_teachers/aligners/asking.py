@@ -229,7 +229,7 @@ def mapped(
     dropped_AK = (ids_AK < 0) & (target.ids_NK >= 0)
     tails = []
     for temperature in wanted:
-        tail_A = target.tail_NM[:, target.temperatures.index(temperature)].double()
+        tail_A = target.tail_NM[:, target.temperature_index(temperature)].double()
         logits_AK = target.logits_NK.double() / temperature
         left_AK = torch.where(dropped_AK, logits_AK, -torch.inf)
         tails.append(torch.cat([left_AK, tail_A[:, None]], dim=1).logsumexp(dim=1).float())
