@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "store": ("numpy", "pyarrow", "distill_core.store", "distill_core.errors", "distill_core.files"),
     "plugin": ("pluggy", "typer"),
     "options": ("pydantic", "distill_core.plugin"),
-    "config": ("pydantic", "distill_core.options"),
+    "config": ("pydantic", "distill_core.options", "distill_core.config_parts", "distill_core.config_selection"),
+    "config_parts": ("pydantic",),
+    "config_selection": ("pydantic", "distill_core.config_parts"),
     "errors": (),
     "files": ("distill_core.errors",),
 }
@@ -51,7 +53,7 @@ def test_low_room_imports_only_what_it_may(room: str) -> None:
 
 
 def test_types_and_registry_import_nothing_above_them() -> None:
-    low = core_sources("types", "interfaces", "simplex", "registry", "plugin", "config")
+    low = core_sources("types", "interfaces", "simplex", "registry", "plugin", "config", "config_selection")
     assert [
         f"{source.shown}:{imported.line} imports {imported.name}"
         for source in low
