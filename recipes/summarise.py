@@ -65,7 +65,7 @@ def order(names: Iterable[str]) -> list[str]:
 
 def check_same_run(directory: Path, recipe: Path) -> None:
     """Refuse a run that was made with other values than the recipe has now."""
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     config = load_run_file(recipe, registry=get_registry()).config

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_core.engine.data import SUMMARY_FILE
-from distill_core.engine.loading import RawRunFile
 from distill_core.engine.run import run, write_run_file
+from distill_core.engine.run_file.loading import RawRunFile
+from distill_core.engine.run_file.validate import CheckedRun, check_run
 from distill_core.engine.run_lock import run_lock
-from distill_core.engine.validate import CheckedRun, check_run
 from distill_core.errors import DistillError
 from distill_core.files import write_json
 

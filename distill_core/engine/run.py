@@ -35,7 +35,7 @@ from distill_core.files import remove_temporaries, write_text
 
 if TYPE_CHECKING:
     from distill_core.config import RunConfig
-    from distill_core.engine.validate import CheckedRun
+    from distill_core.engine.run_file.validate import CheckedRun
     from distill_core.registry import Registry
 
 RUN_FILE = "run.yaml"
@@ -84,7 +84,7 @@ def run(
     """Run the stages of a checked run file, reusing what is finished.
 
     Args:
-        checked: what :func:`distill_core.engine.validate.load_run_file` returned.
+        checked: what :func:`distill_core.engine.run_file.validate.load_run_file` returned.
         registry: builds components and calls observer hooks.
         progress: shows progress and messages.
         upto: a kind of stage (``capture``): only those and what they need; default: all.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill_core.engine.validate import load_run_file
+from distill_core.engine.run_file.validate import load_run_file
 from distill_core.errors import ConfigError
 from distill_core.registry import get_registry
 from distill_core.store import StoreMeta, StoreWriter

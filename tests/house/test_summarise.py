@@ -140,7 +140,7 @@ def test_what_it_refuses(summarise: Any, tmp_path: Path) -> None:
 def test_a_run_of_other_values_is_refused(tmp_path: Path) -> None:
     import yaml
 
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     module = script()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from distill_core.engine.models_on_disk import looks_local
+from distill_core.engine.run_file.models_on_disk import looks_local
 from distill_core.errors import DistillError
 from distill_core.options import ModelSource, Options
 from distill_core.plugin import Provides
@@ -37,6 +37,11 @@ class HFOptions(Options):
     device: str = Field(
         default="auto", description="auto: the first GPU, else the CPU; or a torch device such as cuda:1"
     )
+    quantization: Literal["8bit", "4bit"] | None = Field(
+        default=None,
+        description="weights of linear layers but the head kept by bitsandbytes in so many bits (4bit: nf4); needs "
+        "`pip install 'distill-teachers[bitsandbytes]'`",
+    )
     layers: list[NonNegativeInt] | None = Field(
         default=None, min_length=1, description="keep only these decoder layers, from 0: a thinned model; default: all"
     )
@@ -60,6 +65,15 @@ class HFOptions(Options):
 
     def problems(self) -> list[str]:
         """Files and packages that are missing on this machine."""
+        lacking = []
+        if self.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+            lacking = [
+                f"quantization: {self.quantization} needs the package bitsandbytes: pip install "
+                "'distill-teachers[bitsandbytes]', or leave quantization out"
+            ]
+        return lacking + self._missing_files()
+
+    def _missing_files(self) -> list[str]:
         if self.model is not None:
             path = Path(self.model).expanduser()
             if self.model.startswith((".", "/", "~")) and not path.is_dir():

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from distill_core.config_parts import ComponentRef, Name, Section
+from distill_core.config.sections import ComponentRef, Name, Section
 
 
 class BudgetConfig(Section):

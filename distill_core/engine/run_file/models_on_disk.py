@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distill_core.config import RunConfig
-from distill_core.engine.loading import Location
-from distill_core.engine.schema import Problem
+from distill_core.engine.run_file.loading import Location
+from distill_core.engine.run_file.schema import Problem
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 """Names of the context length in Transformers configs, the usual one first."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from distill_core.config import CaptureConfig, RunConfig, SparseConfig
-from distill_core.engine.loading import Location
-from distill_core.engine.schema import Problem, suggestion
-from distill_core.engine.supply import SAMPLED_METHODS, captured_teachers, located_captures
+from distill_core.engine.run_file.loading import Location
+from distill_core.engine.run_file.schema import Problem, suggestion
+from distill_core.engine.run_file.supply import SAMPLED_METHODS, captured_teachers, located_captures
 from distill_core.errors import DistillError
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from distill_core.config import ComponentRef, ObjectiveRef, RunConfig, SparseConfig
-from distill_core.engine.capabilities import capability_problems
-from distill_core.engine.loading import Location, RawRunFile, parse_path, read_run_file
-from distill_core.engine.models_on_disk import model_problems
-from distill_core.engine.schema import Problem, parse_config
+from distill_core.engine.run_file.capabilities import capability_problems
+from distill_core.engine.run_file.loading import Location, RawRunFile, parse_path, read_run_file
+from distill_core.engine.run_file.models_on_disk import model_problems
+from distill_core.engine.run_file.schema import Problem, parse_config
 from distill_core.errors import ConfigError, PluginError
 from distill_core.options import PartRef, ScheduleRef
 
