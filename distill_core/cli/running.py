@@ -110,6 +110,9 @@ def _run_rounds(file: Path, checked: CheckedRun, registry: Registry, quiet: bool
     typer.echo(
         f"{checked.config.name}: {result.stopped}; the student is in {Path(last.directory) / 'train/student/model'}"
     )
+    if (better := result.better) is not None:
+        place = Path(better.directory) / "train/student/model"
+        typer.echo(f"round {better.round} was better by the same held-out data ({better.value:.4f}): {place}")
 
 
 def print_summary(results: Path, report: Path | None) -> None:

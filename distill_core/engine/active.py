@@ -90,6 +90,16 @@ class ActiveResult:
     rounds: tuple[Round, ...]
     stopped: str
 
+    @property
+    def better(self) -> Round | None:
+        """The best earlier round, if it beats the last: by the held-out data that choose it, which flatter it."""
+        change, best, value_at_best = 0.0, None, 0.0
+        for one in self.rounds:
+            change += one.gain or 0.0
+            if best is None or change > value_at_best:
+                best, value_at_best = one, change
+        return None if best is self.rounds[-1] else best
+
 
 def run_active(checked: CheckedRun, *, registry: Registry, progress: Progress) -> ActiveResult:
     """Run rounds until one gains less than ``active.least_gain``, all are done, or the pool cannot fill another.

@@ -85,6 +85,18 @@ def test_without_baselines_and_under_way(tmp_path: Path) -> None:
     assert "Active rounds" in page and "There is no further round" not in page and "student against" not in page
 
 
+def test_an_earlier_round_that_was_better_is_named(tmp_path: Path) -> None:
+    rounds = active()["rounds"]
+    said = "was better than the last, by the held-out data"
+    page = write_report(write_rounds(tmp_path / "up"), registry=Registry()).read_text(encoding="utf-8")
+    assert said not in page
+    rounds[1]["value"] = 0.6
+    page = write_report(write_rounds(tmp_path / "a", rounds=rounds), registry=Registry()).read_text(encoding="utf-8")
+    assert f"Round 1 {said}" in page
+    losing = write_rounds(tmp_path / "b", rounds=rounds, higher_is_better=False)
+    assert f"Round 0 {said}" in write_report(losing, registry=Registry()).read_text(encoding="utf-8")
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     plain = Structure(write_report(write_rounds(tmp_path / "b"), registry=Registry()).read_text(encoding="utf-8"))
     rounds = active()["rounds"]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from distill_core.cli.application import exit_code
-from distill_core.engine.active import ActiveResult, run_active
+from distill_core.engine.active import ActiveResult, Round, run_active
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.progress import Progress
 from distill_core.errors import ConfigError, DistillError, StoreError
@@ -135,6 +135,16 @@ def test_the_stopping_rule(shop: Workshop) -> None:
     assert len(found.rounds) == 2 and "less than active.least_gain (1000)" in found.stopped
     one = rounds(shop, "active.rounds=1")
     assert len(one.rounds) == 1 and one.stopped == "all 1 rounds are done"
+
+
+def test_an_earlier_round_may_have_been_better() -> None:
+    def of(*gains: float) -> Round | None:
+        rounds = [Round(n, f"r{n}", 1, 1, 0.0, None, gain) for n, gain in enumerate([None, *gains])]
+        return ActiveResult("m", tuple(rounds), "").better
+
+    assert of() is None and of(0.1, 0.2) is None
+    assert of(0.1, -0.2) is not None and of(0.1, -0.2).round == 1  # type: ignore[union-attr]
+    assert of(-0.1).round == 0 and of(0.2, -0.1, -0.1).round == 1  # type: ignore[union-attr]
 
 
 def test_the_pool_is_exhausted(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

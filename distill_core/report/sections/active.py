@@ -18,7 +18,13 @@ def section(view: View) -> Section | None:
     blocks: list[Block] = []
     if found["stopped"]:
         blocks.append(Prose([f"There is no further round: {found['stopped']}."]))
-    names = list(dict.fromkeys(name for one in found["rounds"] for name in one["compare"]))
+    rounds, sign = found["rounds"], 1 if found["higher_is_better"] else -1
+    best = max(rounds, key=lambda one: sign * number(one["value"]))
+    if number(best["value"]) != number(rounds[-1]["value"]):
+        blocks.append(
+            Prose([f"Round {best['round']} was better than the last, by the held-out data that say so and flatter it."])
+        )
+    names = list(dict.fromkeys(name for one in rounds for name in one["compare"]))
     blocks += [_figures(view, found, names), _table(found, names)]
     said = "The rest of this page is about the last round. The held-out data also said when to stop."
     return Section("active", "Active rounds", [*blocks, Prose([said])])

@@ -46,7 +46,7 @@ def _overlays(view: View) -> list[Block]:
     if same:
         blocks.append(Prose([f"Trained exactly as the student: {listing(same)}."]))
     beside = [name for name in (view.results or {}).get("models", {}) if name not in (view.teacher, "student", *found)]
-    judged = (view.content.get("config") or {}).get("evaluate", {}).get("models") or {}
+    judged = ((view.content.get("config") or {}).get("evaluate") or {}).get("models") or {}
     if named := [name for name in beside if name in judged]:
         blocks.append(Prose([f"Not trained by this run but judged beside it: {listing(named)}."]))
     return blocks
