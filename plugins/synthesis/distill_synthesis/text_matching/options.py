@@ -120,8 +120,8 @@ class GradientMatchingTextOptions(TextMatchingOptions):
         if self.attention_labels not in seen[self.matched]:
             raise ValueError(
                 f"attention_labels is {self.attention_labels}, matched is {self.matched}: an attention label "
-                "has no part in gradients of what comes after its block; use matched: all, or attention_labels: last-block with "
-                "matched: last-block"
+                "has no part in gradients of what comes after its block; use matched: all, or attention_labels: "
+                "last-block with matched: last-block"
             )
         return self
 
