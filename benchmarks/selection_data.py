@@ -3,8 +3,9 @@
 `eras`: a pool of speeches up to 1930 with speeches from 1981 on hidden in it. `domains`: speeches and Python's standard
 library with articles of Python's language reference hidden in it. `repeats`: a pool of speeches up to 1930 with windows
 of other such speeches hidden in it whose second half says the first half again, so that the target differs in what has
-to be computed, not in its words. `same`: a pool of late speeches, which is the target itself. Documents are parted by hashing their names: what the student starts from, what pools are drawn from, what
-the target's examples are drawn from, and what is held out have no document in common.
+to be computed, not in its words; a fourth of the windows that the student starts from are such. `same`: a pool of late
+speeches, which is the target itself. Documents are parted by hashing their names: what the student starts from, what
+pools are drawn from, what the target's examples are drawn from, and what is held out have no document in common.
 """
 
 from __future__ import annotations
