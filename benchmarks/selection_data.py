@@ -1,9 +1,11 @@
 """Mixtures in which a selection has something to find, and one in which it has not; windows of equal length.
 
 `eras`: a pool of speeches up to 1930 with speeches from 1981 on hidden in it. `domains`: speeches and Python's standard
-library with articles of Python's language reference hidden in it. `same`: a pool of late speeches, which is the target
-itself. Documents are parted by hashing their names: what the student starts from, what pools are drawn from, what
-the target's examples are drawn from, and what is held out have no document in common.
+library with articles of Python's language reference hidden in it. `repeats`: a pool of speeches up to 1930 with windows
+of other such speeches hidden in it whose second half says the first half again, so that the target differs in what has
+to be computed, not in its words; a fourth of the windows that the student starts from are such. `same`: a pool of late
+speeches, which is the target itself. Documents are parted by hashing their names: what the student starts from, what
+pools are drawn from, what the target's examples are drawn from, and what is held out have no document in common.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,10 @@ def _old_speeches() -> list[Document]:
     return _records(**SPEECHES, number={"max": 1930})
 
 
+def _old_speeches_half(half: int) -> list[Document]:
+    return [one for one in _old_speeches() if part(f"half of {one[0]}", (0.5, 0.5)) == half]
+
+
 def _late_speeches() -> list[Document]:
     return _records(**SPEECHES, number={"min": 1981})
 
@@ -50,6 +57,7 @@ def _reference() -> list[Document]:
 MIXTURES = {
     "eras": (_old_speeches, _late_speeches),
     "domains": (_speeches_and_code, _reference),
+    "repeats": (partial(_old_speeches_half, 0), partial(_old_speeches_half, 1)),
     "same": (_old_speeches, _late_speeches),
 }
 """The general text, and the target's."""
@@ -92,6 +100,11 @@ class Mixture:
         self.general = self._windows([one for one in general if part(one[0], (0.5, 0.5)) == 1], "general")
         thirds = [[one for one in target if part(one[0], (0.4, 0.2, 0.4)) == i] for i in range(3)]
         self.hidden, self.examples, self.held_out = (self._windows(one, "target") for one in thirds)
+        if name == "repeats":
+            self.hidden, self.examples, self.held_out = (
+                [_repeated(window) for window in windows] for windows in (self.hidden, self.examples, self.held_out)
+            )
+            self.start = [_repeated(one) if i % 4 == 0 else one for i, one in enumerate(self.start)]
 
     def draw(self, seed: int, *, pool: int, share: float, target: int) -> Draw:
         """A pool of which the share is of the target's domain, and examples of the target."""
@@ -108,6 +121,12 @@ class Mixture:
                 cut = ids[start : start + self.window]
                 found.append(TokenSequence(cut, cut, name, sequence_key(cut), domain=domain))
         return found
+
+
+def _repeated(window: TokenSequence) -> TokenSequence:
+    """The first half twice."""
+    ids = np.tile(window.input_ids[: len(window) // 2], 2)
+    return TokenSequence(ids, ids, window.document, sequence_key(ids), domain=window.domain)
 
 
 def _some(rng: np.random.Generator, sequences: Sequence[TokenSequence], count: int) -> list[TokenSequence]:

@@ -34,6 +34,7 @@ from distill_core.interfaces import SynthesisContext
 from distill_core.registry import get_registry
 from distill_synthesis.matching.coresets import herding, k_center, random_choice
 from distill_synthesis.matching.randomness import generator
+from distill_synthesis.text_matching.attention_labels import FIELD, attended, attention_divergence
 from distill_synthesis.text_matching.gradient_matching_text import EMBEDDINGS_FILE
 
 RATE, DECAY, STEPS, STEPS_OF_ALL, BATCH = 2e-3, 0.01, 60, 300, 64
@@ -55,6 +56,7 @@ SYNTHESIZERS: dict[str, dict[str, Any]] = {
     "generator matching": {**GENERATED, "iterations": 20},
     "gradient matching": MATCHED,
     "gradient matching, soft labels": {**MATCHED, "labels": "soft"},
+    "gradient matching, soft and attention labels": {**MATCHED, "labels": "soft", "attention_labels": "last-block"},
     "gradient matching, embeddings": {**MATCHED, "candidates": 1},
 }
 """The last is no text: what the descent leaves before it is projected."""
@@ -67,7 +69,7 @@ METHODS = ("full", *BASELINES, *SYNTHESIZERS)
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Budget and how often."""
     parser.add_argument("--texts", type=int, default=20, help="synthetic texts in all, default 20")
-    parser.add_argument("--sets", type=int, default=5, help="synthetic sets of each method, default 5")
+    parser.add_argument("--sets", type=int, default=10, help="synthetic sets of each method, default 10")
     parser.add_argument("--networks", type=int, default=2, help="networks trained on each set, default 2")
     parser.add_argument("--draws", type=int, default=10, help="sets of the random baselines, default 10")
     parser.add_argument("--only", nargs="+", choices=METHODS, metavar="METHOD", default=None, help="default: all")
@@ -80,12 +82,10 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def units(options: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
-    """(method, set, network): deterministic sets are made once, and judged by as many networks as the others."""
+    """(method, set, network): what is one set is judged by as many networks as all sets of the others."""
     for method in options.only or METHODS:
         sets, networks = options.sets, options.networks
-        if method == "full":
-            sets = 1
-        elif method in DETERMINISTIC:
+        if method in ("full", *DETERMINISTIC):
             sets, networks = 1, options.sets * options.networks
         elif method in BASELINES:
             sets = options.draws
@@ -101,10 +101,14 @@ class TrainingSet:
         embeddings_NTD: of the tokens.
         mask_NT: 1 on tokens.
         shares_NK: probabilities of the chapters.
+        attention_NSHT: attention labels of the first token, 0 on padding; None: none.
     """
 
-    def __init__(self, embeddings_NTD: Tensor, mask_NT: Tensor, shares_NK: Tensor) -> None:
+    def __init__(
+        self, embeddings_NTD: Tensor, mask_NT: Tensor, shares_NK: Tensor, attention_NSHT: Tensor | None = None
+    ) -> None:
         self.embeddings_NTD, self.mask_NT, self.shares_NK = embeddings_NTD, mask_NT, shares_NK
+        self.attention_NSHT = attention_NSHT
 
     def __len__(self) -> int:
         return len(self.mask_NT)
@@ -132,7 +136,16 @@ class Scene:
         found = self.tokenizer(texts, truncation=True, max_length=LENGTH_TOKENS + 2, padding=True, return_tensors="pt")
         shares_NK = torch.stack(list(merged.values()))
         embeddings_NTD = self.table_VD[found["input_ids"]]
-        return TrainingSet(embeddings_NTD, found["attention_mask"], shares_NK / shares_NK.sum(1, keepdim=True))
+        shares_NK = shares_NK / shares_NK.sum(1, keepdim=True)
+        labels = {row["document"]: torch.tensor(row[FIELD]["probabilities"]) for row in rows if FIELD in row}
+        attention_NSHT = None
+        if labels:
+            longest = found["attention_mask"].shape[1]
+            padded = [
+                functional.pad(labels[document], (0, longest - labels[document].shape[2])) for document, _ in merged
+            ]
+            attention_NSHT = torch.stack(padded)
+        return TrainingSet(embeddings_NTD, found["attention_mask"], shares_NK, attention_NSHT)
 
     @torch.enable_grad()
     def trained(self, data: TrainingSet, *key: object) -> Any:
@@ -147,9 +160,22 @@ class Scene:
             optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
             batch = random_choice(len(data), BATCH, drawing)
             optimizer.zero_grad()
-            functional.cross_entropy(self.logits(model, data, batch), data.shares_NK[batch]).backward()
+            self.loss(model, data, batch).backward()
             optimizer.step()
         return model.eval()
+
+    def loss(self, model: Any, data: TrainingSet, batch: Tensor) -> Tensor:
+        """Cross-entropy; with attention labels their divergence is added, as the objective attention-labels has it."""
+        if data.attention_NSHT is None:
+            return functional.cross_entropy(self.logits(model, data, batch), data.shares_NK[batch])
+        model.set_attn_implementation("eager")
+        output = model(
+            inputs_embeds=data.embeddings_NTD[batch], attention_mask=data.mask_NT[batch], output_attentions=True
+        )
+        wanted = data.attention_NSHT[batch]
+        found = attended(output.attentions, torch.zeros(len(batch), dtype=torch.int64), wanted.shape[1])
+        entropy = functional.cross_entropy(output.logits, data.shares_NK[batch])
+        return entropy + attention_divergence(wanted, found).mean()
 
     def logits(self, model: Any, data: TrainingSet, batch: Tensor) -> Tensor:
         """[n, K]."""

@@ -87,6 +87,8 @@ class TokenBatch:
             they stand (a task): one per sequence, or one per token.
         inputs: what the model reads instead of token ids, by argument name, [B, ...] (``pixel_values``); empty: it
             reads ``input_ids`` and ``attention_mask``.
+        fields: of the records, by name, those that the split keeps (``keep``): one value per sequence, None where its
+            record has none. As JSON gives them; not moved to a device.
         extra: anything else a data source or a collator adds (images, spans), by name; never moved or cut.
     """
 
@@ -101,6 +103,7 @@ class TokenBatch:
     per_sequence: Mapping[str, Tensor] = field(default_factory=dict)
     next_token: bool = True
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    fields: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def model_inputs(self) -> dict[str, Tensor]:
@@ -182,6 +185,7 @@ class TokenBatch:
             per_token={name: value[chosen] for name, value in self.per_token.items()},
             per_sequence={name: value[chosen] for name, value in self.per_sequence.items()},
             inputs={name: value[chosen] for name, value in self.inputs.items()},
+            fields={name: names(values) for name, values in self.fields.items()},
         )
 
     def select_sequences(self, start: int, stop: int) -> TokenBatch:
@@ -199,6 +203,7 @@ class TokenBatch:
             per_token={name: value[cut] for name, value in self.per_token.items()},
             per_sequence={name: value[cut] for name, value in self.per_sequence.items()},
             inputs={name: value[cut] for name, value in self.inputs.items()},
+            fields={name: values[cut] for name, values in self.fields.items()},
         )
 
 

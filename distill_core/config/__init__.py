@@ -61,6 +61,10 @@ class SplitConfig(Section):
     document_sequences: PositiveInt | None = Field(
         default=None, description="keep the first so many sequences of each document, to spread a limit over documents"
     )
+    keep: list[str] = Field(
+        default_factory=list,
+        description="fields of a record that stay with its sequences, for objectives that read them (attention)",
+    )
 
 
 class DataConfig(Section):

@@ -40,12 +40,14 @@ SCHEMA = pa.schema(
         pa.field("domain", pa.string(), nullable=False),
         pa.field("difficulty", pa.float64(), nullable=True),
         pa.field("classes", pa.list_(pa.int32()), nullable=True),
+        pa.field("fields", pa.string(), nullable=True),
     ]
 )
 """``predict``: per token, whether it is to be predicted (False on a prompt); null: every token is. ``weights``: per
 token, its weight in the loss; null: 1. ``domain``: what the record says, empty if nothing. ``difficulty``: what the
 record says, null if nothing. ``classes``: of a task, the class at each token, -100 where there is none; null: the
-tokens themselves are predicted."""
+tokens themselves are predicted. ``fields``: what the split keeps of the record (``keep``), as a JSON object; null:
+nothing."""
 
 __all__ = ["IGNORE", "SCHEMA", "TokenDataset", "TokenSequence", "collate"]
 
@@ -65,6 +67,7 @@ class TokenSequence:
         difficulty: the record's difficulty, None if it names none.
         next_token: False where ``labels`` are classes of a task.
         inputs: what the model reads instead of token ids, by argument name (``pixel_values``: float32 [C, H, W]).
+        fields: of its record, by name: those that the split keeps (``keep``) and the record has.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -76,6 +79,7 @@ class TokenSequence:
     difficulty: float | None = None
     next_token: bool = True
     inputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -176,7 +180,7 @@ def _sequence(batch: pa.RecordBatch, row: int, inputs: Inputs | None) -> TokenSe
         labels = np.where(mask, input_ids, np.int32(IGNORE))
     else:
         labels = input_ids
-    weights = batch.column(4)[row]
+    weights, fields = batch.column(4)[row], batch.column(8)[row]
     return TokenSequence(
         input_ids,
         labels,
@@ -187,6 +191,7 @@ def _sequence(batch: pa.RecordBatch, row: int, inputs: Inputs | None) -> TokenSe
         difficulty=batch.column(6)[row].as_py(),
         next_token=not classes.is_valid,
         inputs={} if inputs is None else inputs(input_ids),
+        fields=json.loads(fields.as_py()) if fields.is_valid else {},
     )
 
 
@@ -240,5 +245,9 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> TokenBatch:
         inputs={
             name: torch.from_numpy(np.stack([sequence.inputs[name] for sequence in sequences]))
             for name in sequences[0].inputs
+        },
+        fields={
+            name: tuple(sequence.fields.get(name) for sequence in sequences)
+            for name in sorted({name for sequence in sequences for name in sequence.fields})
         },
     )

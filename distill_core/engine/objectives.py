@@ -130,8 +130,12 @@ class ObjectiveSet:
         return list(dict.fromkeys(entry.source for entry in self.entries if entry.needs.signals))
 
     def wants(self, signal: str) -> bool:
-        """Whether a free-form objective needs this signal, of the teacher and so of the student."""
-        return any(signal in entry.needs.signals for entry in self.entries if not entry.fused)
+        """Whether a free-form objective reads this signal of the student: of the teacher too, or of it alone."""
+        return any(
+            signal in entry.needs.signals or signal in getattr(entry.objective, "student_signals", ())
+            for entry in self.entries
+            if not entry.fused
+        )
 
     def build(self, context: BuildContext, teacher_config: Callable[[str], Any] | None = None) -> None:
         """Call ``build(ctx)`` of those that have one; ``teacher_config`` by source, default: the context's."""

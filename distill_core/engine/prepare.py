@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +198,17 @@ def prepare_data(
         )
 
     cut_one = _cutter(tokenizer, data, task)
+    keep = getattr(data, split).keep
     write_sequences(
-        split, records, counts, cut_one, directory, progress=progress, limits=limits, nothing_left=nothing_left
+        split,
+        records,
+        counts,
+        cut_one,
+        directory,
+        progress=progress,
+        limits=limits,
+        keep=keep,
+        nothing_left=nothing_left,
     )
     progress.say(f"data:{split}: {counts.sequences} sequences, {counts.tokens} tokens ({counts.sentence()})")
     return TokenDataset.open(directory)
@@ -213,6 +223,7 @@ def write_sequences(
     *,
     progress: Progress,
     limits: tuple[int | None, int | None] = (None, None),
+    keep: Sequence[str] = (),
     nothing_left: Callable[[], str],
 ) -> None:
     """Write ``tokens.arrow`` and ``data.json``, whole or not at all.
@@ -225,13 +236,14 @@ def write_sequences(
         directory: where the files go; made if it is not there.
         progress: shows tokens.
         limits: most sequences, and most sequences of a document; None: no limit.
+        keep: fields of a record that stay with its sequences.
         nothing_left: says why, where no sequence is left.
 
     Raises:
         DataError: a record that cannot be used, or no sequence left.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    rows = _rows(records, counts, counts.funnel.step("sequences"), cut_one, *limits)
+    rows = _rows(records, counts, counts.funnel.step("sequences"), cut_one, limits, keep)
     with progress.task(f"data:{split}", None, unit="tok") as shown, atomic_file(directory / TOKENS_FILE) as file:
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _record_batches(rows):
@@ -252,6 +264,7 @@ Row = tuple[
     str,
     "float | None",
     "list[int] | None",
+    "str | None",
 ]
 Cut = Callable[[Mapping[str, Any], str], CutRecord]
 
@@ -309,16 +322,17 @@ def _rows(
     counts: DataCounts,
     step: FunnelStep,
     cut_one: Cut,
-    limit: int | None,
-    document_limit: int | None,
+    limits: tuple[int | None, int | None],
+    keep: Sequence[str],
 ) -> Iterator[Row]:
     from distill_core.store import sequence_key
 
+    limit, document_limit = limits
     for document, record in records:
         encodable_text(document, "document", ascii(document))
         cut = cut_one(record, document)
         domain = "" if record.get("domain") is None else encodable_text(str(record["domain"]), "domain", document)
-        difficulty = difficulty_of(record, document)
+        difficulty, fields = difficulty_of(record, document), _kept_fields(record, keep, document)
         counts.dropped.update(cut.dropped)
         free = None if document_limit is None else document_limit - counts.documents.get(document, 0)
         pieces = cut.pieces if free is None else cut.pieces[: max(0, free)]
@@ -335,7 +349,7 @@ def _rows(
             counts.predicted_tokens += _predicted(piece)
             counts.documents[document] = counts.documents.get(document, 0) + 1
             key = sequence_key(input_ids)
-            yield input_ids, piece.predict, document, key, piece.weights, domain, difficulty, piece.classes
+            yield input_ids, piece.predict, document, key, piece.weights, domain, difficulty, piece.classes, fields
             if limit is not None and counts.sequences >= limit:
                 return
 
@@ -352,6 +366,18 @@ def difficulty_of(record: Mapping[str, Any], document: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"document {document}: difficulty is {value!r}; expected a finite number, or leave it out")
     return float(value)
+
+
+def _kept_fields(record: Mapping[str, Any], keep: Sequence[str], document: str) -> str | None:
+    """The fields of a record that stay with its sequences, as a JSON object; None if it has none of them."""
+    found = {name: record[name] for name in keep if record.get(name) is not None}
+    try:
+        return json.dumps(found, allow_nan=False) if found else None
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"document {document}: a field of `keep` ({', '.join(found)}) cannot be written as JSON ({error}); "
+            "expected finite numbers, strings, lists and objects of them: leave it out of `keep`, or change the record"
+        ) from error
 
 
 def _record_batches(rows: Iterator[Row]) -> Iterator[pa.RecordBatch]:

@@ -82,7 +82,11 @@ class Objective(Protocol):
     """Free form: hidden states, attentions, generated sequences; runs beside the fused pass.
 
     Optional members as for :class:`RowObjective`; ``count(batch) -> float`` depends on the batch alone (default: its
-    number of rows) and is the denominator of the returned sum.
+    number of rows) and is the denominator of the returned sum. Further:
+
+    - ``student_signals``: names of signals that it reads of the student and of no teacher (``attentions``).
+    - ``example_fields(batch)``: of one that reads ``batch.fields``, fields as records hold them, one per sequence,
+      after ``build(ctx)``: what the conformance kit gives it.
     """
 
     def __call__(self, student: StudentView, teacher: TeacherSignals, batch: TokenBatch) -> LossTerm: ...

@@ -39,6 +39,8 @@ def scene(subject: Subject, *, student_width: int = STUDENT_WIDTH) -> Scene:
         objective.build(build_context(subject.registry, student_width=student_width, teacher_width=TEACHER_WIDTH))
     batch = random_batch(0)
     generator = torch.Generator().manual_seed(1)
+    if hasattr(objective, "example_fields"):
+        batch = replace(batch, fields=objective.example_fields(batch))
     n_sequences, length = batch.input_ids_BT.shape
 
     def states(width: int, n: int) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from benchmarks import selection as bench
 from benchmarks import selection_data
 from benchmarks.__main__ import parse
+from distill_core.engine.data import TokenSequence
 
 SMALL = ["--pool", "40", "--share", "0.1", "--target", "4", "--window", "12", "--start-steps", "2", "--steps", "2"]
 SMALL += ["--held-out", "6", "--seeds", "2"]
@@ -23,7 +25,7 @@ def texts(word: str) -> Any:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     pair = (texts("general"), texts("target"))
-    monkeypatch.setattr(selection_data, "MIXTURES", dict.fromkeys(("eras", "domains", "same"), pair))
+    monkeypatch.setattr(selection_data, "MIXTURES", dict.fromkeys(("eras", "domains", "same", "repeats"), pair))
     for name in ("less", "trak"):
         monkeypatch.setitem(bench.SELECTORS, name, {"use": name, "dim": 8, "layers": "layers.0.*q_proj"})
     return ["selection", *SMALL, "--json", str(tmp_path / "found.json"), "--work", str(tmp_path / "work")]
@@ -61,6 +63,20 @@ def test_parts_have_no_document_in_common(small: list[str]) -> None:
     assert all(one.domain == "target" for one in same.pool)
     with pytest.raises(SystemExit, match="were asked for, but there are"):
         mixture.draw(0, pool=100_000, share=0.1, target=4)
+
+
+def test_repeats_say_their_first_half_again_and_stand_in_the_start_too(small: list[str]) -> None:
+    mixture, plain = (selection_data.Mixture(name, window=12, vocabulary=270) for name in ("repeats", "eras"))
+
+    def repeated(windows: Sequence[TokenSequence]) -> list[bool]:
+        return [one.input_ids[:6].tolist() == one.input_ids[6:].tolist() for one in windows]
+
+    for windows, own in ((mixture.hidden, plain.hidden), (mixture.held_out, plain.held_out)):
+        assert all(repeated(windows)) and not any(repeated(own))
+        assert [one.input_ids[:6].tolist() for one in windows] == [one.input_ids[:6].tolist() for one in own]
+        assert all(one.labels.tolist() == one.input_ids.tolist() and one.domain == "target" for one in windows)
+    assert not any(repeated(mixture.general))
+    assert repeated(mixture.start) == [index % 4 == 0 for index in range(len(mixture.start))]
 
 
 def test_documents_are_parted_by_name_in_the_shares_given() -> None:

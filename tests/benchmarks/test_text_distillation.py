@@ -89,6 +89,22 @@ def test_every_method_of_text_is_measured_once_and_a_file_goes_on(
         bench.run(parse([*small[:2], "9", *small[3:]]))
 
 
+def test_attention_labels_are_those_of_the_records_and_are_learned_from(small: list[str]) -> None:
+    """The loss on them is the cross-entropy and the divergence, read from the model's own attentions."""
+    scene = bench.Scene(parse(small))
+    data = scene.training_set("gradient matching, soft and attention labels", 0)
+    assert data.attention_NSHT is not None and data.attention_NSHT.shape[:3] == (len(data), 1, 2)
+    torch.testing.assert_close(data.attention_NSHT.sum(-1), torch.ones(len(data), 1, 2), rtol=0, atol=1e-4)
+    assert float((data.attention_NSHT * (1 - data.mask_NT[:, None, None])).abs().sum()) == 0
+    model, rows = classifier(3).eval(), torch.tensor([1, 0])
+    found = scene.loss(model, data, rows)
+    plain = bench.TrainingSet(data.embeddings_NTD, data.mask_NT, data.shares_NK)
+    output = model(inputs_embeds=data.embeddings_NTD[rows], attention_mask=data.mask_NT[rows], output_attentions=True)
+    p, q = data.attention_NSHT[rows, 0], output.attentions[0][:, :, 0]
+    divergence = torch.special.xlogy(p, p).sum(-1) - torch.special.xlogy(p, q).sum(-1)
+    torch.testing.assert_close(found, scene.loss(model, plain, rows) + divergence.mean())
+
+
 def test_sets_of_text_are_what_they_are_called(small: list[str]) -> None:
     scene = bench.Scene(parse(small))
     for method in bench.BASELINES:

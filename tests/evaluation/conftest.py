@@ -27,6 +27,7 @@ def write_sequences(directory: Path, sequences: list[tuple[str, list[int], list[
         pa.array([""] * len(sequences), pa.string()),
         pa.nulls(len(sequences), pa.float64()),
         pa.nulls(len(sequences), pa.list_(pa.int32())),
+        pa.nulls(len(sequences), pa.string()),
     ]
     with pa.OSFile(str(directory / TOKENS_FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))

@@ -218,3 +218,26 @@ def test_bars_on_a_terminal_nest_and_end() -> None:
         outer.advance(2)
     progress.say("after")
     assert "a [line] between" in stream.getvalue() and stream.getvalue().endswith("after\n")
+
+
+def test_fields_that_are_kept_stay_with_their_sequences(tmp_path: Path, registry: Registry, monkeypatch: Any) -> None:
+    """Through the file, batches and their parts; a record without them has none, and others are not read."""
+    rows = [
+        {"text": "abc", "note": {"x": [[0.25, 1e-7]]}, "other": 1},
+        {"text": "def"},
+        {"text": "abcdefgh", "note": "n", "also": [1, None]},
+    ]
+    dataset = make(rows, tmp_path, registry, monkeypatch, split={"keep": ["note", "also"]})
+    assert [one.fields for one in dataset][:2] == [{"note": {"x": [[0.25, 1e-7]]}}, {}]
+    assert all(one.fields == {"note": "n", "also": [1, None]} for one in dataset[2:])
+    (batch,) = dataset.batches(8)
+    assert batch.fields["note"][:3] == ({"x": [[0.25, 1e-7]]}, None, "n")
+    assert batch.take([2, 0]).fields == {"also": ([1, None], None), "note": ("n", {"x": [[0.25, 1e-7]]})}
+    assert batch.select_sequences(1, 2).fields == {"also": (None,), "note": (None,)}
+    plain = make(rows, tmp_path / "plain", registry, monkeypatch)
+    assert all(one.fields == {} for one in plain) and next(plain.batches(8)).fields == {}
+
+
+def test_a_kept_field_that_is_no_json_is_refused(tmp_path: Path, registry: Registry, monkeypatch: Any) -> None:
+    with pytest.raises(DataError, match=r"document record-1: a field of `keep` \(note\) cannot be written as JSON"):
+        make([{"text": "abc", "note": float("nan")}], tmp_path, registry, monkeypatch, split={"keep": ["note"]})

@@ -234,6 +234,16 @@ def distill_components() -> Sequence[Component]:
     )
     components.append(
         objective(
+            "attention-labels",
+            "distill_objectives.attention_labels:AttentionLabels",
+            summary="what a text's class is read from, close to the label its record carries; needs no teacher",
+            options="distill_objectives.attention_label_options:AttentionLabelsOptions",
+            signals=(),
+            targets=(),
+        )
+    )
+    components.append(
+        objective(
             "hard-label",
             "distill_objectives.hard_label:HardLabel",
             summary="cross-entropy with the teacher's most likely class or token (hard distillation, DeiT)",

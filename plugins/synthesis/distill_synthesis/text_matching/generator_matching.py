@@ -19,7 +19,7 @@ from distill_synthesis.text_matching.descent import adam, new_moments
 from distill_synthesis.text_matching.language_model import IGNORE, LanguageModel
 from distill_synthesis.text_matching.network import TextNetwork
 from distill_synthesis.text_matching.options import GeneratorMatchingOptions
-from distill_synthesis.text_matching.synthesizer import TextSynthesizer
+from distill_synthesis.text_matching.synthesizer import Draft, TextSynthesizer
 
 
 class GeneratorMatching(TextSynthesizer):
@@ -33,7 +33,7 @@ class GeneratorMatching(TextSynthesizer):
     NAME = "generator-matching"
     options: GeneratorMatchingOptions
 
-    def candidates(self, directory: Path) -> Iterator[tuple[Sequence[int], int, tuple[float, ...] | None, Any]]:
+    def candidates(self, directory: Path) -> Iterator[Draft]:
         options, model = self.options, self.language_model()
         trained = model.trained(directory, self.key)
         state = load_state(directory, self.key)
@@ -52,7 +52,7 @@ class GeneratorMatching(TextSynthesizer):
             wanted = options.candidates * self.wanted(number)
             drawing = generator(self.seed, "candidates", number)
             for row, content in enumerate(model.sample(weights, [number] * wanted, options.top_p, drawing)):
-                yield content, number, None, {"iteration": state.iteration, "row": row}
+                yield Draft(content, number, {"iteration": state.iteration, "row": row})
 
     def described(self) -> dict[str, Any]:
         """The distance before and after."""

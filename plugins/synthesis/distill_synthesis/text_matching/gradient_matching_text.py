@@ -5,7 +5,7 @@ Legend: B texts, L most tokens of a text, T positions, D channels, K classes, R 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ from distill_synthesis.matching.coresets import random_choice
 from distill_synthesis.matching.randomness import generator
 from distill_synthesis.matching.state import State, load_state
 from distill_synthesis.text_matching.admm import dual, pulled
+from distill_synthesis.text_matching.attention_labels import as_label, as_logits
 from distill_synthesis.text_matching.descent import adam, new_moments
-from distill_synthesis.text_matching.network import TextNetwork
+from distill_synthesis.text_matching.network import Labels, TextNetwork
 from distill_synthesis.text_matching.options import GradientMatchingTextOptions
 from distill_synthesis.text_matching.projection import Likely, project
-from distill_synthesis.text_matching.synthesizer import TextSynthesizer
+from distill_synthesis.text_matching.synthesizer import Draft, TextSynthesizer
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 """Beside the state: what was learned before it became text. X [B, L, D], tokens [B, L] with -1 pads, class [B]."""
+
+LEARNED = ("x", "labels", "attention")
+"""Names of what may be learned, among the state's variables."""
 
 FIRST_SHARE = 0.9
 """Of a text's own class in a soft label, before it is learned."""
@@ -46,7 +50,21 @@ class GradientMatchingText(TextSynthesizer):
     NAME = "gradient-matching-text"
     options: GradientMatchingTextOptions
 
-    def candidates(self, directory: Path) -> Iterator[tuple[Sequence[int], int, tuple[float, ...] | None, Any]]:
+    def prepare(self, source: Iterable[Mapping[str, Any]], directory: Path) -> None:
+        """As for all; attention labels need the place of a class.
+
+        Raises:
+            DataError: there is none.
+        """
+        super().prepare(source, directory)
+        if self.options.attention_labels != "none" and not self.texts.labels:
+            raise DataError(
+                f"{self.NAME}: attention_labels is {self.options.attention_labels}, but the student predicts the next "
+                "token: such a label stands at the place of a class. Give the run the task sequence-classification, or "
+                "set attention_labels: none"
+            )
+
+    def candidates(self, directory: Path) -> Iterator[Draft]:
         options = self.options
         self.number_B = [n for n in range(self.texts.classes) for _ in range(options.candidates * self.wanted(n))]
         self.likely = self._likelihood(directory)
@@ -67,7 +85,8 @@ class GradientMatchingText(TextSynthesizer):
             for row, (number, length) in enumerate(zip(self.number_B, lengths, strict=True)):
                 places = state.variables["pool"][back, row, :length]
                 origin = {"iteration": options.iterations - back, "row": row}
-                yield self.texts.allowed_A[places.cpu()].tolist(), number, self._shares(state, row), origin
+                content = self.texts.allowed_A[places.cpu()].tolist()
+                yield Draft(content, number, origin, self._shares(state, row), self._attention(state, row, length))
 
     def described(self) -> dict[str, Any]:
         """The distance in the first round and the last, and how far embeddings are from tokens.
@@ -94,27 +113,31 @@ class GradientMatchingText(TextSynthesizer):
         real: Sequence[Tensor],
         rows: Sequence[int],
         variables: dict[str, Tensor],
-    ) -> tuple[float, Tensor, Tensor | None]:
-        """Distance of the texts ``rows``, all of one class; its gradients by X [b, L, D] and label logits [b, K]."""
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Distance of the texts ``rows``, all of one class; its gradients by their X [b, L, D], and where these are
+        learned by the logits of ``labels`` [b, K] and of ``attention`` [b, S, H, T]."""
         number, start = self.number_B[rows[0]], len(self.texts.prefix)
         lengths, z_BL = variables["lengths"], variables["z"]
         contents = [self.texts.allowed_A[z_BL[row, : int(lengths[row])].cpu()].tolist() for row in rows]
         batch = collate([self.texts.framed(content, number) for content in contents])
-        x = variables["x"][list(rows)].detach().requires_grad_()
+        leaves = {name: variables[name][list(rows)].detach().requires_grad_() for name in LEARNED if name in variables}
+        x = leaves["x"]
         base_BTD = network.table(batch.input_ids_BT)
         room = base_BTD.shape[1] - start
         padded = functional.pad(x[:, :room], (0, 0, start, max(0, room - x.shape[1])))
         inside = functional.pad(self._inside(variables)[list(rows)][:, :room], (start, max(0, room - x.shape[1])))
         embeddings = torch.where(inside[..., None], padded, base_BTD)
-        logits = shares = None
-        if "labels" in variables:
-            logits = variables["labels"][list(rows)].detach().requires_grad_()
-            shares = logits.softmax(-1)
-        loss = network.losses(parameters, batch, embeddings, shares).mean()
+        shares = leaves["labels"].softmax(-1) if "labels" in leaves else None
+        attention = None
+        if "attention" in leaves:
+            tokens_BT = batch.attention_mask_BT.to(x.device)
+            attention = as_label(leaves["attention"][..., : tokens_BT.shape[1]], tokens_BT)
+        labels = Labels(shares, attention, self.options.attention_weight)
+        loss = network.losses(parameters, batch, embeddings, labels).mean()
         gradient = network.gradient(loss, parameters, differentiable=True)
         value = self.distance(real)(gradient)
-        found = torch.autograd.grad(value, [x] if logits is None else [x, logits])
-        return float(value.detach()), found[0], None if logits is None else found[1]
+        found = torch.autograd.grad(value, list(leaves.values()))
+        return float(value.detach()), dict(zip(leaves, found, strict=True))
 
     def _first(self) -> State:
         """Real texts of each class, or random tokens of their lengths."""
@@ -137,6 +160,8 @@ class GradientMatchingText(TextSynthesizer):
         learned = {"x": x}
         if self.options.labels == "soft":
             learned["labels"] = self._first_labels()
+        if self.options.attention_labels != "none":
+            learned["attention"] = self._first_attention(z_BL, lengths)
         pool = z_BL.expand(self.options.pool_rounds, -1, -1).clone()
         variables = {**learned, "z": z_BL, "u": torch.zeros_like(x), "lengths": lengths, "pool": pool}
         return State(self.key, 0, variables, new_moments(learned))
@@ -147,6 +172,18 @@ class GradientMatchingText(TextSynthesizer):
         rest = (1 - FIRST_SHARE) / max(1, classes - 1)
         own = functional.one_hot(torch.tensor(self.number_B), classes).to(self.device)
         return torch.where(own > 0, FIRST_SHARE, rest).log()
+
+    def _first_attention(self, z_BL: Tensor, lengths: Tensor) -> Tensor:
+        """Logits [B, S, H, T] of what the students attend to in the first texts, the mean over all their states."""
+        contents = [self.texts.allowed_A[z_L[:n]].tolist() for z_L, n in zip(z_BL, lengths.tolist(), strict=True)]
+        framed = [self.texts.framed(c, number) for c, number in zip(contents, self.number_B, strict=True)]
+        batch, blocks = collate(framed), 1 if self.options.attention_labels == "last-block" else None
+        found = [
+            network.attentions(state, batch, blocks)
+            for network, states in zip(self.networks.networks, self.networks.states, strict=True)
+            for state in states
+        ]
+        return as_logits(torch.stack(found).mean(0))
 
     def _round(self, state: State) -> None:
         options, variables, iteration = self.options, state.variables, state.iteration
@@ -159,19 +196,22 @@ class GradientMatchingText(TextSynthesizer):
         ]
         for inner in range(options.inner_steps):
             step, total = iteration * options.inner_steps + inner, 0.0
-            by_x = torch.zeros_like(variables["x"])
-            by_labels = torch.zeros_like(variables["labels"]) if "labels" in variables else None
+            by = {name: torch.zeros_like(variables[name]) for name in LEARNED if name in variables}
             for number in range(self.texts.classes):
                 rows = [row for row, one in enumerate(self.number_B) if one == number]
-                value, by_x[rows], found = self.matched(network, parameters, real[number], rows, variables)
+                value, found = self.matched(network, parameters, real[number], rows, variables)
                 total += value
-                if by_labels is not None and found is not None:
-                    by_labels[rows] = found
+                for name, gradient in found.items():
+                    by[name][rows] = gradient
             self.check_finite(total, iteration)
-            by_x = pulled(by_x, variables["x"], z, variables["u"], rho)
-            adam(variables, {"x": by_x}, state.velocity, rate=options.learning_rate * scale, step=step)
-            if by_labels is not None:
-                adam(variables, {"labels": by_labels}, state.velocity, rate=options.label_learning_rate, step=step)
+            by["x"] = pulled(by["x"], variables["x"], z, variables["u"], rho)
+            rates = {
+                "x": options.learning_rate * scale,
+                "labels": options.label_learning_rate,
+                "attention": options.attention_learning_rate,
+            }
+            for name, gradient in by.items():
+                adam(variables, {name: gradient}, state.velocity, rate=rates[name], step=step)
             state.values.append(total)
         variables["z"] = project(variables["x"] + variables["u"], self.table_AD, self.likely)
         variables["u"] = dual(variables["x"], self.table_AD[variables["z"]], variables["u"])
@@ -230,6 +270,13 @@ class GradientMatchingText(TextSynthesizer):
         if not bool(kept.any()):
             kept = functional.one_hot(shares.argmax(), len(shares)).to(shares.dtype)
         return tuple((kept / kept.sum()).tolist())
+
+    def _attention(self, state: State, row: int, length: int) -> Tensor | None:
+        """[S, H, T] the learned attention label over the tokens of a text, special ones included; None: none."""
+        if "attention" not in state.variables:
+            return None
+        tokens = len(self.texts.prefix) + length + len(self.texts.suffix)
+        return state.variables["attention"][row, ..., :tokens].softmax(-1)
 
     def _save_embeddings(self, state: State, directory: Path) -> None:
         inside, z = self._inside(state).cpu(), state.variables["z"].cpu()

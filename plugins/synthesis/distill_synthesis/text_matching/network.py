@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,23 @@ from distill_core.engine.classifier import logits_of_rows
 from distill_core.engine.features.sequence_model import SequenceModel
 from distill_core.errors import DataError
 from distill_core.types import TokenBatch
+from distill_synthesis.text_matching.attention_labels import attended, attention_divergence
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is predicted of texts in place of their own labels, one prediction per text.
+
+    Args:
+        shares_BK: probabilities of classes; None: the batch's labels.
+        attention_BSHT: what the place of the class shall attend to in the last S blocks, see ``attention_labels``;
+            None: whatever.
+        attention_weight: factor of the divergence of attentions beside the cross-entropy.
+    """
+
+    shares_BK: Tensor | None = None
+    attention_BSHT: Tensor | None = None
+    attention_weight: float = 1.0
 
 
 class TextNetwork(nn.Module):
@@ -79,28 +97,46 @@ class TextNetwork(nn.Module):
         parameters: Sequence[Tensor],
         batch: TokenBatch,
         embeddings_BTD: Tensor | None = None,
-        shares_BK: Tensor | None = None,
+        labels: Labels | None = None,
     ) -> Tensor:
-        """[B] mean cross-entropy of each sequence in nat.
+        """[B] mean cross-entropy of each sequence in nat; with attention labels their divergence is added.
 
         Args:
             parameters: in place of the model's own, in the order of ``names``.
             batch: sequences; their labels are what is predicted.
             embeddings_BTD: what the embedding layer gives; None: its own rows.
-            shares_BK: probabilities of classes in place of the labels, one prediction per sequence.
+            labels: in place of the batch's own.
         """
         given = dict(zip(self.names, parameters, strict=True))
         with self._embedded(embeddings_BTD):
-            found: Tensor = torch.func.functional_call(self, given, (batch, shares_BK))
+            found: Tensor = torch.func.functional_call(self, given, (batch, labels))
         return found
 
-    def forward(self, batch: TokenBatch, shares_BK: Tensor | None = None) -> Tensor:
+    def forward(self, batch: TokenBatch, labels: Labels | None = None) -> Tensor:
         """See :meth:`losses`."""
-        if shares_BK is None:
+        if labels is None or (labels.shares_BK is None and labels.attention_BSHT is None):
             return self.sequence.losses(batch)
-        batch = batch.to(shares_BK.device)
-        logits_BK = logits_of_rows(self.model(**batch.model_inputs()).logits, batch.rows())
-        return -(shares_BK * logits_BK.log_softmax(-1)).sum(-1)
+        batch = batch.to(self.sequence.device)
+        rows, wanted = batch.rows(), labels.attention_BSHT
+        output = self.model(**batch.model_inputs(), output_attentions=wanted is not None)
+        logits_BK = logits_of_rows(output.logits, rows)
+        if labels.shares_BK is None:
+            loss_B = nn.functional.cross_entropy(logits_BK, rows.labels_N, reduction="none")
+        else:
+            loss_B = -(labels.shares_BK * logits_BK.log_softmax(-1)).sum(-1)
+        if wanted is None:
+            return loss_B
+        found = attended(output.attentions, rows.position_N, wanted.shape[1])
+        return loss_B + labels.attention_weight * attention_divergence(wanted, found)
+
+    @torch.no_grad()
+    def attentions(self, parameters: Sequence[Tensor], batch: TokenBatch, blocks: int | None) -> Tensor:
+        """[B, S, H, T]: what the places of the classes attend to in the last blocks; None: in all."""
+        batch = batch.to(parameters[0].device)
+        given = {name.removeprefix("model."): x for name, x in zip(self.names, parameters, strict=True)}
+        inputs = {**batch.model_inputs(), "output_attentions": True}
+        found = torch.func.functional_call(self.model, given, (), inputs).attentions
+        return attended(found, batch.rows().position_N, blocks or len(found))
 
     @torch.no_grad()
     def logits(self, parameters: Sequence[Tensor], batch: TokenBatch) -> Tensor:

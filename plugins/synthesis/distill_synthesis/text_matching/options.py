@@ -104,6 +104,26 @@ class GradientMatchingTextOptions(TextMatchingOptions):
     )
     label_learning_rate: PositiveFloat = Field(default=0.1, description="of the labels' logits, Adam")
     least_share: float = Field(default=0.05, gt=0, lt=0.5, description="smaller shares of a soft label are left out")
+    attention_labels: Literal["none", "last-block", "all"] = Field(
+        default="none",
+        description="what the place of the class attends to is learned too, in the last block or in all, and written "
+        "as `attention` for the objective attention-labels",
+    )
+    attention_weight: PositiveFloat = Field(
+        default=1.0, description="of the divergence of attentions beside the cross-entropy of a synthetic text"
+    )
+    attention_learning_rate: PositiveFloat = Field(default=0.1, description="of the attention labels' logits, Adam")
+
+    @model_validator(mode="after")
+    def _attention_counts(self) -> GradientMatchingTextOptions:
+        seen = {"head": ("none",), "last-block": ("none", "last-block"), "all": ("none", "last-block", "all")}
+        if self.attention_labels not in seen[self.matched]:
+            raise ValueError(
+                f"attention_labels is {self.attention_labels}, matched is {self.matched}: an attention label "
+                "has no part in gradients of what comes after its block; use matched: all, or attention_labels: "
+                "last-block with matched: last-block"
+            )
+        return self
 
 
 class GeneratorMatchingOptions(TextMatchingOptions):

@@ -24,28 +24,50 @@ from distill_core.errors import DataError, TrainingError
 from distill_core.interfaces import SynthesisContext
 from distill_synthesis.matching.coresets import k_center, random_choice
 from distill_synthesis.matching.randomness import generator
+from distill_synthesis.text_matching.attention_labels import FIELD, as_field
 from distill_synthesis.text_matching.choosing import greedy, nearest
 from distill_synthesis.text_matching.language_model import LanguageModel
+from distill_synthesis.text_matching.network import Labels
 from distill_synthesis.text_matching.networks import Networks
 from distill_synthesis.text_matching.options import GeneratorMatchingOptions, GradientMatchingTextOptions
 from distill_synthesis.text_matching.texts import LabelledTexts, Reader, Written, read_texts
 
 
 @dataclass(frozen=True)
+class Draft:
+    """Ids that may become a text, of a class.
+
+    Args:
+        content: the ids.
+        number: the class.
+        origin: where it comes from, for the provenance.
+        shares: learned probabilities of the classes; None: all on its own.
+        attention: learned attention label [S, H, T], special tokens included; None: none.
+    """
+
+    content: Sequence[int]
+    number: int
+    origin: dict[str, Any]
+    shares: tuple[float, ...] | None = None
+    attention: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """A text that can be read again, of a class.
+    """A text that can be read again.
 
     Args:
         written: the text and its ids.
-        number: the class.
-        shares: learned probabilities of the classes; None: all on its own.
-        origin: where it comes from, for the provenance.
+        draft: what it was written from.
     """
 
     written: Written
-    number: int
-    shares: tuple[float, ...] | None
-    origin: dict[str, Any]
+    draft: Draft
+
+    @property
+    def number(self) -> int:
+        """The class."""
+        return self.draft.number
 
 
 class TextSynthesizer(ABC):
@@ -71,8 +93,8 @@ class TextSynthesizer(ABC):
         self.device = torch.device(auto if self.options.device == "auto" else self.options.device)
 
     @abstractmethod
-    def candidates(self, directory: Path) -> Iterator[tuple[Sequence[int], int, tuple[float, ...] | None, Any]]:
-        """Contents with their class, learned shares of classes, and origin; the best first where there is an order."""
+    def candidates(self, directory: Path) -> Iterator[Draft]:
+        """The best first where there is an order."""
 
     @abstractmethod
     def described(self) -> dict[str, Any]:
@@ -148,22 +170,22 @@ class TextSynthesizer(ABC):
                 "learning_rate"
             )
 
-    def _chosen(
-        self, candidates: Iterable[tuple[Sequence[int], int, tuple[float, ...] | None, Any]]
-    ) -> tuple[list[Candidate], Counter[str]]:
+    def _chosen(self, candidates: Iterable[Draft]) -> tuple[list[Candidate], Counter[str]]:
         """What stays, class by class, and what became of all candidates."""
         counts: Counter[str] = Counter()
         by_class: list[list[Candidate]] = [[] for _ in range(self.texts.classes)]
         seen = set()
-        for content, number, shares, origin in candidates:
-            written = self.reader.written(content, number)
+        for draft in candidates:
+            written = self.reader.written(draft.content, draft.number)
             if isinstance(written, str):
                 counts[written] += 1
-            elif (written.content, number) in seen:
+            elif draft.attention is not None and len(written.content) != len(draft.content):
+                counts["tokens of an attention label merged"] += 1
+            elif (written.content, draft.number) in seen:
                 counts["twice"] += 1
             else:
-                seen.add((written.content, number))
-                by_class[number].append(Candidate(written, number, shares, origin))
+                seen.add((written.content, draft.number))
+                by_class[draft.number].append(Candidate(written, draft))
         kept = []
         for number, members in enumerate(by_class):
             right = self._of_their_class(members, number)
@@ -207,8 +229,7 @@ class TextSynthesizer(ABC):
                 distances.append(self.distance(real))
                 for place, member in enumerate(members):
                     batch = collate([self.texts.framed(member.written.content, number)])
-                    shares = None if member.shares is None else torch.tensor([member.shares], device=self.device)
-                    loss = network.losses(leaves, batch, shares_BK=shares).mean()
+                    loss = network.losses(leaves, batch, labels=self._labels(member.draft)).mean()
                     gradients[place] += network.gradient(loss, leaves)
         size = len(self.networks.networks[0].matched)
 
@@ -216,6 +237,12 @@ class TextSynthesizer(ABC):
             return sum(float(d(gradient[i * size : (i + 1) * size])) for i, d in enumerate(distances))
 
         return gradients, distance
+
+    def _labels(self, draft: Draft) -> Labels:
+        """What a student is taught of one text."""
+        shares = None if draft.shares is None else torch.tensor([draft.shares], device=self.device)
+        attention = None if draft.attention is None else draft.attention[None].to(self.device)
+        return Labels(shares, attention, getattr(self.options, "attention_weight", 1.0))
 
     def _record(self, text: str, number: int) -> dict[str, Any]:
         record: dict[str, Any] = {self.options.text: text}
@@ -231,13 +258,17 @@ class TextSynthesizer(ABC):
             "seed": self.seed,
             "real_texts": len(self.texts.sequences),
             "real_sha256": self.texts.fingerprint(),
-            **candidate.origin,
+            **candidate.draft.origin,
         }
         base = {"document": document, "provenance": origin}
-        if candidate.shares is None:
+        if candidate.draft.attention is not None:
+            depth = int(self.networks.networks[0].model.config.num_hidden_layers)
+            label = candidate.draft.attention.cpu()
+            base[FIELD] = as_field(label, depth=depth, position=self.texts.position)
+        if candidate.draft.shares is None:
             yield {**self._record(candidate.written.text, candidate.number), **base}
             return
-        for number, share in enumerate(candidate.shares):
+        for number, share in enumerate(candidate.draft.shares):
             if share:
                 yield {**self._record(candidate.written.text, number), **base, "weight": share}
 
