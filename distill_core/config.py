@@ -27,13 +27,13 @@ from distill_core.options import ModelSource, ScheduleRef
 class Section(BaseModel):
     """Base of every section: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ComponentRef(BaseModel):
     """A component by registered name, its options inline."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     use: str = Field(description="registered name, bare or `plugin:name`")
 
@@ -90,7 +90,7 @@ class DataConfig(Section):
         default=None,
         description="examples of what the student shall be good at, for selectors that aim at them; apart from eval",
     )
-    sequence_length_tokens: PositiveInt = Field(default=256, description="longest sequence; longer documents are cut")
+    sequence_length_tokens: int = Field(default=256, ge=2, description="longest sequence; longer documents are cut")
     min_sequence_tokens: PositiveInt = Field(default=16, description="shorter remainders are dropped")
     overlong: Literal["cut", "error"] = Field(
         default="cut", description="records longer than a sequence: cut into several (text) or refuse"
