@@ -27,8 +27,19 @@ from distill_core.engine.evaluated_models import (
     load,
     shown_task,
 )
-from distill_core.engine.results import compare, figures, finite, flags_of, retention, transfer, write_documents
+from distill_core.engine.flags import tokenizer_changed
+from distill_core.engine.results import (
+    compare,
+    figures,
+    finite,
+    flags_of,
+    power_flags,
+    retention,
+    transfer,
+    write_documents,
+)
 from distill_core.engine.row_pass import row_pass, scorer_of
+from distill_core.engine.stopwatch import Stopwatch, Timed
 from distill_core.engine.tasks import labels_of
 from distill_core.errors import DataError, PluginError, SignalError, VocabularyError
 from distill_core.files import atomic_write_bytes
@@ -41,6 +52,9 @@ RESULTS_FILE = "results.json"
 DOCUMENTS_FILE = "documents.jsonl"
 DATA = "(data)"
 """Stands for a model's name in ``documents.jsonl`` where the data itself was measured."""
+
+SHARED_PASS = "(shared pass)"
+"""Stands for an evaluator's name where the one pass of all models is timed, row evaluators included."""
 
 Records = Callable[[str], Iterable[tuple[str, Mapping[str, Any]]]]
 """(document, record) of a split by its name."""
@@ -66,6 +80,7 @@ def evaluate(
     seed: int = 0,
     flags: Sequence[Flag] = (),
     cost: Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
 ) -> dict[str, Any]:
     """Measure all models on ``data`` and compare them; returns what it writes to ``directory/results.json``.
 
@@ -91,6 +106,8 @@ def evaluate(
         seed: the run's seed.
         flags: what the caller already knows to forbid or weaken a claim.
         cost: what the models cost (``engine.cost.cost_of``), kept beside the figures.
+        tokenizer: the one that made the data and the students' training data, where it is known: a student with the
+            same tokens under other ids beside it is flagged, and measured on the ids that it was trained on.
 
     Raises:
         DataError: the held-out set has no sequences, or none with a token to predict.
@@ -100,6 +117,7 @@ def evaluate(
     if n_sequences == 0:
         raise DataError(f"the held-out set {data.directory} has no sequences: check data.eval and its filters")
     loaded = {name: load(name, target, task) for name, target in models.items()}
+    flags = [*flags, *_own_tokenizers(loaded, tokenizer)]
     foreign = "" if task is not None else _teacher_of_another_tokenizer(loaded, teacher)
     if foreign:
         loaded = {name: one for name, one in loaded.items() if not one.is_teacher}
@@ -122,6 +140,7 @@ def evaluate(
         },
         "models": {name: describe(one) for name, one in loaded.items()},
         "not_measured": not_measured,
+        "seconds": stage.watch.seconds,
     }
     for name, measurements in measured.items():
         results["models"][name]["metrics"] = _figures(measurements, config.confidence)
@@ -135,6 +154,7 @@ def evaluate(
     )
     results["retention"] = retention(by_model, teacher=teacher_name, confidence=config.confidence)
     results["transfer"] = transfer(results["models"])
+    flags = [*flags, *power_flags(results["comparisons"], results["models"], teacher=teacher_name)]
     results["flags"] = flags_of({DATA: of_data, **measured}, flags, documents=results["data"]["documents"])
     warning = statistics.few_documents_warning(results["data"]["documents"])
     results["warnings"] = [sentence for sentence in (warning, foreign) if sentence]
@@ -151,6 +171,19 @@ def evaluate(
 
 def _figures(measurements: Iterable[tuple[str, Measurement]], confidence: float) -> dict[str, Any]:
     return {m.metric: {**figures(m, confidence), "evaluator": evaluator} for evaluator, m in measurements}
+
+
+def _own_tokenizers(loaded: Mapping[str, LoadedModel], tokenizer: Any) -> list[Flag]:
+    """Flags of students whose tokenizer is the data's under other ids; the data's takes its place."""
+    found: list[Flag] = []
+    for name, one in loaded.items():
+        if tokenizer is None or one.is_teacher or one.tokenizer is None:
+            continue
+        if one.tokenizer.get_vocab().keys() == tokenizer.get_vocab().keys():
+            changed = tokenizer_changed(name, tokenizer, one.tokenizer)
+            one.tokenizer = tokenizer if changed else one.tokenizer
+            found += changed
+    return found
 
 
 def _teacher_of_another_tokenizer(loaded: Mapping[str, LoadedModel], teacher: Teacher | None) -> str:
@@ -190,6 +223,7 @@ class _Stage:
         self.n_sequences = n_sequences
         self.beside: dict[str, Any] = {}
         self.watched: Disagreements | None = None
+        self.watch = Stopwatch()
         self.vocabulary = self._one_vocabulary()
         self.scorers = {name: scorer_of(one.model, self.labels) for name, one in loaded.items()}
         self.teacher_name, self.teacher_missing = self._reference()
@@ -293,15 +327,17 @@ class _Stage:
                     missing.setdefault((use, str(error)), []).append(name)
                     continue
                 if accumulator is not None:
-                    sinks[name].append((use, accumulator))
+                    sinks[name].append((use, Timed(use, accumulator, self.watch)))
         self._watch_student(sinks)
-        rows = self._shared_pass({name: [sink for _, sink in entries] for name, entries in sinks.items()})
+        with self.watch.running(SHARED_PASS):
+            rows = self._shared_pass({name: [sink for _, sink in entries] for name, entries in sinks.items()})
         for name, entries in sinks.items():
             measured[name] += [(use, m) for use, accumulator in entries for m in accumulator.measurements()]
         for use, measure, name in free_form:
             context = self._data_context() if name == DATA else self._context(name, self.loaded[name])
             try:
-                measured[name] += [(use, m) for m in measure(context)]
+                with self.watch.running(use):
+                    measured[name] += [(use, m) for m in measure(context)]
             except SignalError as error:
                 missing.setdefault((use, str(error)), []).append(name)
         aspects = {use: getattr(evaluator, "aspect", "") for use, evaluator in evaluators}

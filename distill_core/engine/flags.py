@@ -1,7 +1,7 @@
 """Checks that catch an evaluation which looks better than it is; each returns flags, none where all is well.
 
-They take plain facts (steps, digests, fingerprints, figures by seed), so that a run's stage, ``distill compare`` and
-a script can all call them.
+They take plain facts (steps, digests, fingerprints, figures by seed), so that a run's stage, the report,
+``distill compare`` and a script all judge by the same rules. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_core.engine import statistics
-from distill_core.interfaces import Flag
+from distill_core.flag import Flag
 
-LESS_BUDGET = 0.99
-"""A baseline with less than this share of the student's budget is flagged."""
+EQUAL_BUDGET = 0.95
+"""Two budgets are equal where the smaller is at least this share of the larger: epochs end at whole batches, and
+trainings that drop other tokens see a few less."""
 
 FEWEST_SEEDS = 5
 """A method is judged on at least so many seeds."""
@@ -28,31 +29,37 @@ class TrainingFacts:
     Args:
         steps: optimizer steps taken.
         sequences: training sequences gone through (steps x sequences per step).
+        tokens: training tokens gone through.
         train_data: digest of the training data.
         eval_data: digest of the held-out data.
         tokenizer: fingerprint of the tokenizer.
         student: digest of the initial student.
         seed: of the training.
-        best_of: trainings of which this one was picked; 1 where it is the only one.
     """
 
     steps: int | None = None
     sequences: int | None = None
+    tokens: float | None = None
     train_data: str | None = None
     eval_data: str | None = None
     tokenizer: str | None = None
     student: str | None = None
     seed: int | None = None
-    best_of: int = 1
 
 
-def compare_facts(student: str, facts: Mapping[str, TrainingFacts]) -> list[Flag]:
+def compare_facts(student: str, facts: Mapping[str, TrainingFacts], *, data_is_declared: bool = False) -> list[Flag]:
     """Flags of every other training against ``student``.
 
-    - ``baseline-budget`` (error): fewer steps or sequences than the student had.
+    - ``baseline-budget`` (error): fewer steps, sequences or tokens than the student had.
     - ``student-budget`` (warning): more of them: the student is judged at a disadvantage.
     - ``different-data``, ``different-held-out-data``, ``different-tokenizer`` (error); ``different-start``,
       ``different-seed`` (warning).
+
+    Args:
+        student: whose claim is judged.
+        facts: of the student and of what it is compared with.
+        data_is_declared: the run file itself says that they learn from other data (``learns_from: all``, a
+            synthesizer), so ``different-data`` is what is studied, and a warning.
 
     >>> half = compare_facts("ours", {"ours": TrainingFacts(steps=100), "base": TrainingFacts(steps=50)})
     >>> half[0].flag, half[0].severity
@@ -66,6 +73,8 @@ def compare_facts(student: str, facts: Mapping[str, TrainingFacts]) -> list[Flag
         for flag, severity, field, why in _EQUAL:
             mine, other = getattr(ours, field), getattr(theirs, field)
             if mine is not None and other is not None and mine != other:
+                if flag == "different-data" and data_is_declared:
+                    severity = "warning"
                 evidence = {"models": [student, name], field: [mine, other]}
                 found.append(Flag(flag, severity, f"{student} and {name} {why}", evidence))  # type: ignore[arg-type]
     return found
@@ -91,27 +100,33 @@ _EQUAL = (
 
 
 def _budget(student: str, ours: TrainingFacts, name: str, theirs: TrainingFacts) -> list[Flag]:
-    for field, unit in (("steps", "optimizer steps"), ("sequences", "training sequences")):
+    for field, unit in (("steps", "steps"), ("sequences", "training sequences"), ("tokens", "tokens")):
         mine, other = getattr(ours, field), getattr(theirs, field)
         if not mine or other is None or mine == other:
             continue
         evidence = {"models": [student, name], field: [mine, other], "share": other / mine}
-        if other < LESS_BUDGET * mine:
+        if other < EQUAL_BUDGET * mine:
             reason = (
-                f"the baseline {name} had {other} {unit}, {student} had {mine}: at {other / mine:.0%} of the budget it "
-                "shows what less training does, not what the method does; train it as long"
+                f"The baseline {name} was trained on less: {other:,.0f} {unit} against {student}'s {mine:,.0f} "
+                f"({other / mine:.0%}). What {student} gained may be the longer training; train the baseline as long."
             )
             return [Flag("baseline-budget", "error", reason, evidence)]
-        if mine < LESS_BUDGET * other:
-            reason = f"{student} had {mine} {unit}, the baseline {name} had {other}"
+        if mine < EQUAL_BUDGET * other:
+            reason = (
+                f"{student} was trained on less than the baseline {name}: {mine:,.0f} {unit} against {other:,.0f}. "
+                "It is judged at a disadvantage."
+            )
             return [Flag("student-budget", "warning", reason, evidence)]
     return []
 
 
 def run_flags(manifests: Mapping[str, Any]) -> list[Flag]:
-    """Flags of one run's trainings, from the manifests of its stages ``train:*``; the first is the student's."""
+    """Flags of one run's trainings, from the manifests of its stages ``train:*``; the first is the student's.
+
+    They share the run's data; which of it each learns from stands in the run file.
+    """
     facts = {name: facts_of(manifest) for name, manifest in manifests.items() if manifest is not None}
-    return compare_facts(next(iter(facts)), facts) if facts else []
+    return compare_facts(next(iter(facts)), facts, data_is_declared=True) if facts else []
 
 
 def facts_of(manifest: Any) -> TrainingFacts:
@@ -129,7 +144,7 @@ def facts_of(manifest: Any) -> TrainingFacts:
 
 
 def tokenizer_changed(name: str, trained_with: Any, found: Any) -> list[Flag]:
-    """``shuffled-tokenizer`` (error): the tokenizer beside a model is not the one its data was made with.
+    """``shuffled-tokenizer`` (error): the tokenizer beside a model gives the data's tokens other ids, or has others.
 
     Args:
         name: the model's.
@@ -145,8 +160,8 @@ def tokenizer_changed(name: str, trained_with: Any, found: Any) -> list[Flag]:
         Flag(
             "shuffled-tokenizer",
             "error",
-            f"the tokenizer beside {name} has {what} than the one its training data was made with: what it reads "
-            "is not what it learned",
+            f"The tokenizer beside {name} has {what} than the one that made the data: whoever uses the two together "
+            "gives the model other text than it learned. Save the tokenizer of the training beside it.",
             {"model": name, "moved": len(moved), "tokens": [len(before), len(now)], "examples": sorted(moved)[:5]},
         )
     ]
@@ -160,42 +175,50 @@ def seed_flags(
     - ``cherry-picked-seed`` (error): trainings with other seeds exist, were left out, and every one of them is worse
       than every one reported.
     - ``seeds-left-out`` (warning): left out, but not the worst of them.
-    - ``few-seeds`` (warning): fewer than five were reported.
 
     Args:
         reported: figure by seed, of the trainings that are shown.
-        found: figure by seed, of all finished trainings that differ in nothing but the seed.
+        found: figure by seed, of all finished trainings that differ in nothing but the seed; NaN: not measured.
         metric: what the figures are.
         higher_is_better: direction.
 
     >>> [f.flag for f in seed_flags({3: 2.0}, {1: 2.4, 2: 2.3, 3: 2.0}, metric="loss", higher_is_better=False)]
-    ['cherry-picked-seed', 'few-seeds']
+    ['cherry-picked-seed']
     """
     left_out = {seed: value for seed, value in found.items() if seed not in reported}
-    flags = []
-    if left_out and reported:
-        sign = 1 if higher_is_better else -1
-        picked = min(sign * v for v in reported.values()) > max(sign * v for v in left_out.values())
-        reason = (
-            f"{len(left_out)} of {len({*found, *reported})} seeds that were trained are not reported"
-            + (f", and all of them are worse in {metric} than those that are" if picked else "")
-            + ": report all, or say beforehand which"
-        )
-        evidence = {
-            "metric": metric,
-            "reported": {str(s): v for s, v in reported.items()},
-            "left_out": {str(s): v for s, v in left_out.items()},
-        }
-        flag = "cherry-picked-seed" if picked else "seeds-left-out"
-        flags.append(Flag(flag, "error" if picked else "warning", reason, evidence))
-    if len(reported) < FEWEST_SEEDS:
-        count = f"{len(reported)} seed{'' if len(reported) == 1 else 's'}"
-        reason = (
-            f"{count} reported; what a training's seed changes is not covered below {FEWEST_SEEDS}: the figures are of "
-            "these trained models, not of the method"
-        )
-        flags.append(Flag("few-seeds", "warning", reason, {"seeds": len(reported), "wanted": FEWEST_SEEDS}))
-    return flags
+    if not left_out or not reported:
+        return []
+    sign = 1 if higher_is_better else -1
+    ours, theirs = ([sign * v for v in one.values() if math.isfinite(v)] for one in (reported, left_out))
+    picked = bool(ours and theirs) and min(ours) > max(theirs)
+    every = ", ".join(str(seed) for seed in sorted({*found, *reported}, key=str))
+    shown = ", ".join(str(seed) for seed in reported)
+    reason = (
+        f"The same run file was run with the seeds {every}, and only {shown} "
+        f"{'is' if len(reported) == 1 else 'are'} shown"
+        + (f", the best in {metric}" if picked else "")
+        + ". Report all of them: `distill compare` takes the directories."
+    )
+    evidence = {
+        "metric": metric,
+        "reported": {str(s): v for s, v in reported.items()},
+        "left_out": {str(s): v for s, v in left_out.items()},
+    }
+    return [
+        Flag("cherry-picked-seed" if picked else "seeds-left-out", "error" if picked else "warning", reason, evidence)
+    ]
+
+
+def few_seeds(seeds: int) -> list[Flag]:
+    """``few-seeds`` (warning): fewer than five trainings of a method that is compared as one."""
+    if seeds >= FEWEST_SEEDS:
+        return []
+    count = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    reason = (
+        f"{count}: what a training's seed changes is not covered below {FEWEST_SEEDS}, so the figures are of these "
+        "trained models, not of the method."
+    )
+    return [Flag("few-seeds", "warning", reason, {"seeds": seeds, "wanted": FEWEST_SEEDS})]
 
 
 def few_documents(documents: int) -> list[Flag]:
@@ -207,21 +230,45 @@ def few_documents(documents: int) -> list[Flag]:
     return [Flag("few-documents", "error" if documents < 2 else "warning", sentence, evidence)]
 
 
-def underpowered(difference: float, standard_error: float, documents: int, *, power: float = 0.8) -> Flag | None:
-    """``underpowered`` (warning): no difference was found, and only one larger than this could have been.
+POWER = 0.8
+"""The chance at which a difference counts as one that would have been found."""
 
-    The smallest difference found with chance ``power`` at a two-sided 5 % test is
-    ``(t_{0.975} + t_{power}) SE`` with D - 1 degrees of freedom; the flag is raised where it is more than twice the
-    difference that was seen.
+MARGIN = 0.05
+"""Share of the distance from the teacher (without one: of the figure) from which on a difference matters."""
+
+
+def detectable(standard_error: float, documents: int, *, power: float = POWER) -> float:
+    """The smallest difference found with chance ``power`` at a two-sided 5 % test.
+
+    ``(t_{0.975} + t_{power}) SE`` with D - 1 degrees of freedom; NaN where there is no standard error.
+
+    >>> round(detectable(1.0, 1000), 2)
+    2.8
     """
-    if documents < 2 or not math.isfinite(standard_error) or standard_error == 0:
-        return None
-    quantiles = [statistics.t_quantile(p, documents - 1) for p in (0.975, power)]
-    detectable = sum(quantiles) * standard_error
-    if abs(difference) >= detectable / 2:
-        return None
+    if documents < 2 or not math.isfinite(standard_error):
+        return math.nan
+    return math.fsum(statistics.t_quantile(p, documents - 1) for p in (0.975, power)) * standard_error
+
+
+def underpowered(
+    what: str, standard_error: float, documents: int, *, margin: float, units: str = "documents"
+) -> list[Flag]:
+    """``underpowered`` (warning): no difference was found, and one that matters would have been missed too.
+
+    Args:
+        what: the comparison, for the sentence: ``student and hard-labels in cross-entropy``.
+        standard_error: of the paired difference.
+        documents: number of what they are paired by.
+        margin: the smallest difference that matters, in the metric's unit.
+        units: what they are paired by: ``documents``, or ``seeds``.
+    """
+    smallest = detectable(standard_error, documents)
+    if not smallest > margin:
+        return []
     reason = (
-        f"a difference below {detectable:.3g} would not have been found on {documents} documents: no difference seen "
-        "is no evidence that there is none"
+        f"No clear difference between {what}, but {documents} {units} find only one of {smallest:.3g} or more four "
+        f"times in five, and from {margin:.3g} on it would matter: nothing seen is no evidence that there is nothing. "
+        f"{'Hold out more documents' if units == 'documents' else 'Train more seeds'}."
     )
-    return Flag("underpowered", "warning", reason, {"detectable": detectable, "power": power, "documents": documents})
+    evidence = {"detectable": smallest, "margin": margin, "power": POWER, units: documents}
+    return [Flag("underpowered", "warning", reason, evidence)]

@@ -162,12 +162,15 @@ def common_tokenizer(models: Mapping[str, Path]) -> Any:
     first, *others = infos.items()
     for name, info in others:
         if info.fingerprint != first[1].fingerprint:
+            vocabularies = [found[one].get_vocab() for one in (first[0], name)]
+            shuffled = vocabularies[0] != vocabularies[1] and vocabularies[0].keys() == vocabularies[1].keys()
+            hint = " (the same tokens under other ids: one is not what its model learned with)" if shuffled else ""
             raise VocabularyError(
                 f"{first[0]} ({models[first[0]]}: {first[1].size:,} tokens, {first[1].fingerprint}) and {name} "
-                f"({models[name]}: {info.size:,} tokens, {info.fingerprint}) have different tokenizers: the text is "
-                "tokenised once for all, so figures per token would not be of the same tokens. Evaluate models of one "
-                "tokenizer together; across tokenizers, evaluate each alone and compare bits_per_byte with `distill "
-                "compare`"
+                f"({models[name]}: {info.size:,} tokens, {info.fingerprint}) have different tokenizers{hint}: the "
+                "text is tokenised once for all, so figures per token would not be of the same tokens. Evaluate models "
+                "of one tokenizer together; across tokenizers, evaluate each alone and compare bits_per_byte with "
+                "`distill compare`"
             )
     return found[first[0]]
 

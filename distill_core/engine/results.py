@@ -168,6 +168,32 @@ def transfer(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def power_flags(
+    comparisons: Sequence[Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]], *, teacher: str | None
+) -> list[Flag]:
+    """``underpowered`` where a primary metric does not tell the student from a baseline, though it might matter.
+
+    What matters is a twentieth (``flags.MARGIN``) of the baseline's distance from the teacher; where the teacher has
+    no such figure, of the baseline's own.
+    """
+    found = []
+    for one in comparisons:
+        metric, baseline = one["metric"], models[one["baseline"]]["metrics"][one["metric"]]
+        if one["verdict"] != "no clear difference" or not baseline["primary"] or one["baseline"] == teacher:
+            continue
+        theirs = models[teacher]["metrics"].get(metric) if teacher is not None else None
+        distance = abs(baseline["value"] - theirs["value"]) if theirs is not None else abs(baseline["value"])
+        what = f"{one['model']} and {one['baseline']} in {baseline['label'].lower()}"
+        margin = flags.MARGIN * distance
+        found += [
+            replace(
+                flag, evidence={"model": one["model"], "baseline": one["baseline"], "metric": metric, **flag.evidence}
+            )
+            for flag in flags.underpowered(what, one["standard_error"], one["n_documents"], margin=margin)
+        ]
+    return found
+
+
 def flags_of(
     measured: Mapping[str, Sequence[tuple[str, Measurement]]], given: Sequence[Flag], *, documents: int
 ) -> list[dict[str, Any]]:

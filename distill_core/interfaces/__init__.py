@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distill_core.flag import Flag
 from distill_core.interfaces.data import (
     Budget,
     Checker,
@@ -23,7 +24,6 @@ from distill_core.interfaces.evaluation import (
     EvaluatedRows,
     EvaluationContext,
     Evaluator,
-    Flag,
     Measurement,
     RowAccumulator,
     RowEvaluator,

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from distill_core.flag import Flag
 from distill_core.interfaces.teachers import Teacher
 from distill_core.types import (
     RowIndex,
@@ -50,23 +51,6 @@ class EvaluationContext:
     training: Sequence[Any] | None = None
     records: Callable[[str], Iterable[tuple[str, Mapping[str, Any]]]] | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A reason not to trust a figure or a comparison, for ``results.json`` and the report.
-
-    Args:
-        flag: which one, e.g. ``test-in-training``; a name for files.
-        severity: ``error`` where a claim must not be made, ``warning`` where it needs care.
-        reason: a sentence for people: what was found, and why it matters.
-        evidence: the figures behind it; JSON-serialisable.
-    """
-
-    flag: str
-    severity: Literal["error", "warning"]
-    reason: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

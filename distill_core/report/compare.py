@@ -12,21 +12,25 @@ one run file that differ in the seed alone become one method with several seeds.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distill_core.engine import statistics
+from distill_core.engine.flags import MARGIN, TrainingFacts, compare_facts, few_seeds, underpowered
 from distill_core.engine.results import finite
 from distill_core.errors import DistillError
+from distill_core.flag import Flag
 from distill_core.report.collect import CollectedRun, collect
 from distill_core.report.content import content_of
-from distill_core.report.flags import Flag
+from distill_core.report.flags import budget_of, picked_seeds
 from distill_core.report.recorded import recipe, tokens_digest
-from distill_core.report.text import listing, number
+from distill_core.report.sizes import by_size
+from distill_core.report.text import in_sentence, listing, number
 
 SCHEMA = 1
 
@@ -93,9 +97,9 @@ def compare_runs(directories: Sequence[Path], *, model: str | None = None, confi
         raise DistillError(
             f"{listing([run.label for run in runs])} are one run file with several seeds: give another method too"
         )
-    flags = _flags(methods)
     names = list(dict.fromkeys(name for method in methods for name in method.first.metrics))
     metrics = [_metric(name, methods, confidence) for name in names]
+    flags = _flags(methods, metrics)
     return finite(  # type: ignore[no-any-return]
         {
             "schema": SCHEMA,
@@ -103,6 +107,7 @@ def compare_runs(directories: Sequence[Path], *, model: str | None = None, confi
             "reference": methods[0].label,
             "methods": [_described(method) for method in methods],
             "metrics": metrics,
+            "sizes": by_size(runs),
             "flags": [asdict(flag) for flag in sorted(flags, key=lambda flag: flag.severity != "error")],
         }
     )
@@ -269,35 +274,20 @@ def _pair(name: str, reference: Method, method: Method, confidence: float) -> tu
     return f"{pair.n_documents} documents", pair
 
 
-def _flags(methods: Sequence[Method]) -> list[Flag]:
+def _flags(methods: Sequence[Method], metrics: Sequence[dict[str, Any]]) -> list[Flag]:
     """What forbids or weakens the comparison; the errors of each run's own report count too."""
     reference, flags = methods[0].first, list[Flag]()
-    given = {run.directory.resolve().name for method in methods for run in method.runs}
+    given = {run.directory.resolve() for method in methods for run in method.runs}
     for method in methods:
         for run in method.runs:
-            flags += _own_flags(run, given)
+            flags += _own_flags(run)
+        flags += [_of(method.label, flag) for flag in picked_seeds(_by_seed(method), _left_out(method, given))]
+    facts = {run.label: _facts(run) for run in (method.first for method in methods)}
     for method in methods[1:]:
         other = method.first
-        if other.tokenizer != reference.tokenizer:
-            flags.append(
-                Flag(
-                    "different-tokenizer",
-                    "error",
-                    f"{reference.label} and {other.label} have different tokenizers: figures per token are not of the "
-                    "same tokens. Only what has the same denominators on both sides (bytes) is compared.",
-                    {reference.label: reference.tokenizer, other.label: other.tokenizer},
-                )
-            )
-        elif _other_data(reference, other):
-            flags.append(
-                Flag(
-                    "different-held-out-data",
-                    "error",
-                    f"{reference.label} and {other.label} were judged on different texts; nothing is compared.",
-                    {reference.label: reference.digest[:12], other.label: other.digest[:12]},
-                )
-            )
-        flags += _trained_differently(reference, other)
+        made = any(run.run.config.get("synthesize") for run in (reference, other))
+        pair = {reference.label: facts[reference.label], other.label: facts[other.label]}
+        flags += compare_facts(reference.label, pair, data_is_declared=made)
         seeds = (len(methods[0].runs), len(method.runs))
         if min(seeds) == 1 and max(seeds) > 1:
             flags.append(
@@ -309,59 +299,63 @@ def _flags(methods: Sequence[Method]) -> list[Flag]:
                     {methods[0].label: seeds[0], method.label: seeds[1]},
                 )
             )
-    return flags
+    if any(len(method.runs) > 1 for method in methods):
+        flags += [_of(method.label, flag) for method in methods for flag in few_seeds(len(method.runs))]
+    return flags + _power(methods[0].label, metrics)
 
 
-def _own_flags(run: ComparedRun, given: set[str]) -> list[Flag]:
-    """Flags of a run's own report; other seeds of it that are compared here too are no reason."""
-    found = []
-    for flag in run.content["flags"]:
-        if flag["flag"] == "one-seed-of-several":
-            left = [one for one in flag["evidence"]["siblings"] if one["run"] not in given]
-            if not left:
-                continue
-        found.append(Flag(flag["flag"], flag["severity"], f"{run.label}: {flag['reason']}", flag.get("evidence", {})))
-    return found
+def _of(label: str, flag: Flag) -> Flag:
+    return replace(flag, reason=f"{label}: {flag.reason}")
 
 
-def _other_data(ours: ComparedRun, theirs: ComparedRun) -> bool:
-    if ours.digest and theirs.digest:
-        return ours.digest != theirs.digest
-    names = [set(run.sums[next(iter(run.sums))]) if run.sums else set() for run in (ours, theirs)]
-    return names[0] != names[1]
+SEED_FLAGS = ("cherry-picked-seed", "seeds-left-out")
 
 
-def _trained_differently(ours: ComparedRun, theirs: ComparedRun) -> list[Flag]:
-    """Other training data, and another budget of steps or tokens."""
-    found = []
-    trained = [tokens_digest(run.directory / "data" / "train") for run in (ours, theirs)]
-    if all(trained) and trained[0] != trained[1]:
-        found.append(
-            Flag(
-                "different-training-data",
-                "warning",
-                f"{ours.label} and {theirs.label} were trained on different data: their difference is the data's too.",
-                {ours.label: trained[0][:12], theirs.label: trained[1][:12]},
-            )
-        )
-    for unit in ("steps", "tokens"):
-        mine, other = _budget(ours, unit), _budget(theirs, unit)
-        if mine and other and not 0.95 <= other / mine <= 1 / 0.95:
-            found.append(
-                Flag(
-                    "different-budget",
-                    "error",
-                    f"{ours.label} was trained for {mine:,.0f} {unit}, {theirs.label} for {other:,.0f}: a difference "
-                    "may be the longer training's.",
-                    {ours.label: mine, theirs.label: other, "unit": unit},
-                )
-            )
-            break
-    return found
+def _own_flags(run: ComparedRun) -> list[Flag]:
+    """Flags of a run's own report but for the seeds left out: here other seeds of it may stand beside it."""
+    return [
+        Flag(flag["flag"], flag["severity"], f"{run.label}: {flag['reason']}", flag.get("evidence", {}))
+        for flag in run.content["flags"]
+        if flag["flag"] not in SEED_FLAGS
+    ]
 
 
-def _budget(run: ComparedRun, unit: str) -> float:
+def _by_seed(method: Method) -> dict[Any, dict[str, Any]]:
+    return {seed: run.metrics for seed, run in method.seeds.items()}
+
+
+def _left_out(method: Method, given: set[Path]) -> list[dict[str, Any]]:
+    """Runs beside those of a method that differ from them in the seed alone and were not given."""
+    found = {}
+    for run in method.runs:
+        for one in run.content["siblings"]:
+            if (run.directory.resolve().parent / one["run"]) not in given:
+                found[one["seed"]] = one
+    return list(found.values())
+
+
+def _facts(run: ComparedRun) -> TrainingFacts:
+    """What a run recorded of what has to be equal; None where it did not."""
     lines = run.run.trainings.get(run.model) or []
-    if not lines:
-        return 0.0
-    return float(lines[-1]["step"]) if unit == "steps" else math.fsum(number(line.get("tokens", 0)) for line in lines)
+    names = frozenset(run.sums[next(iter(run.sums))]) if run.sums else frozenset()
+    judged = run.digest or hashlib.sha256("\0".join(sorted(names)).encode(errors="surrogatepass")).hexdigest()
+    return replace(
+        budget_of(lines) if lines else TrainingFacts(),
+        train_data=tokens_digest(run.directory / "data" / "train") or None,
+        eval_data=judged,
+        tokenizer=run.tokenizer,
+    )
+
+
+def _power(reference: str, metrics: Sequence[Mapping[str, Any]]) -> list[Flag]:
+    """``underpowered`` for primary metrics that tell no method from the first, though a twentieth would matter."""
+    found = []
+    for metric in metrics:
+        base = metric["entries"][0]["value"]
+        for entry in metric["entries"]:
+            if metric["primary"] and entry.get("verdict") == "no clear difference":
+                what = f"{entry['method']} and {reference} in {in_sentence(metric['label'])}"
+                margin = MARGIN * abs(base)
+                units = "seeds" if entry["paired_by"].endswith("seeds") else "documents"
+                found += underpowered(what, entry["standard_error"], entry["n_documents"], margin=margin, units=units)
+    return found

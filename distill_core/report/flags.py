@@ -1,45 +1,24 @@
 """Checks against misuse: each looks at what a run recorded and passes, raises a flag, or says why it cannot tell.
 
-All are computed from ``report.json`` alone (manifests, counts, figures), so anybody who holds it can repeat them. What
-evaluators flagged themselves (``results["flags"]``) is joined to them.
+All are computed from ``report.json`` alone (manifests, counts, figures), so anybody who holds it can repeat them; the
+rules are those of :mod:`distill_core.engine.flags`. What the evaluation flagged (``results["flags"]``) is joined.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from distill_core.report.text import fixed, listing, number, share
-
-FEW_DOCUMENTS = 8
-"""As :data:`distill_core.engine.statistics.FEW_DOCUMENTS`."""
+from distill_core.engine.flags import TrainingFacts, compare_facts, few_documents, seed_flags
+from distill_core.flag import Flag
+from distill_core.report.text import fixed, in_sentence, listing, number, share
 
 LEAK_SHARE = 0.01
 """From so large a share of leaked held-out sequences on, an overlap forbids a claim; below it, it is a warning."""
 
-EQUAL_BUDGET = 0.95
-"""A baseline with less than this share of the student's steps or tokens had less budget."""
-
 Content = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A reason not to trust a figure or a comparison.
-
-    Args:
-        flag: which one; a name for files.
-        severity: ``error`` where no claim may be made, ``warning`` where it needs care.
-        reason: for people: what was found and why it matters.
-        evidence: the figures behind it.
-    """
-
-    flag: str
-    severity: Literal["error", "warning"]
-    reason: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,23 +36,35 @@ Answer = list[Flag] | str
 
 
 def run_checks(content: Content) -> tuple[list[Check], list[dict[str, Any]]]:
-    """All checks and all flags, those of evaluators included, errors first.
+    """All checks and all flags, those of the evaluation included, errors first.
+
+    A flag of the evaluation on a check's own subject counts for the check; where the check raised a flag of the same
+    name that is no less severe, it is the same finding, told once.
 
     Args:
         content: of ``report.json``: config, results, data, overlap, trainings, stores, manifests, siblings.
     """
+    recorded = [dict(flag) for flag in (content.get("results") or {}).get("flags", [])]
     checks, flags = [], []
-    for name, title, judge in CHECKS:
+    for name, title, subjects, judge in CHECKS:
         answer = judge(content)
-        if isinstance(answer, str):
-            unknown = answer.startswith("?")
-            checks.append(Check(name, title, "unknown" if unknown else "passed", answer.removeprefix("?")))
+        found = [] if isinstance(answer, str) else [asdict(flag) for flag in answer]
+        joined = [flag for flag in recorded if flag["flag"] in subjects and not _told(flag, found)]
+        if found or joined:
+            checks.append(Check(name, title, "flagged", " ".join(flag["reason"] for flag in [*found, *joined])))
         else:
-            checks.append(Check(name, title, "flagged", " ".join(flag.reason for flag in answer)))
-            flags += [asdict(flag) for flag in answer]
-    known = {flag["flag"] for flag in flags}
-    flags += [dict(flag) for flag in (content.get("results") or {}).get("flags", []) if flag.get("flag") not in known]
+            said = str(answer)
+            checks.append(Check(name, title, "unknown" if said.startswith("?") else "passed", said.removeprefix("?")))
+        flags += found
+    flags += [flag for flag in recorded if not _told(flag, flags)]
     return checks, sorted(flags, key=lambda flag: flag.get("severity") != "error")
+
+
+def _told(flag: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> bool:
+    """A flag of this name stands there already, and is no weaker."""
+    return any(
+        one["flag"] == flag["flag"] and (one["severity"] == "error" or flag.get("severity") != "error") for one in found
+    )
 
 
 def test_in_training(content: Content) -> Answer:
@@ -115,50 +106,26 @@ def documents(content: Content) -> Answer:
     if results is None:
         return "?Nothing was evaluated yet."
     count = results["data"]["documents"]
-    if count >= FEW_DOCUMENTS:
-        return f"{count:,} held-out documents carry the standard errors."
-    reason = f"Only {count} held-out document{'' if count == 1 else 's'}: " + (
-        "no standard error exists, so nothing can be called better."
-        if count < 2
-        else f"with fewer than {FEW_DOCUMENTS}, standard errors and intervals are rough guides."
-    )
-    severity: Literal["error", "warning"] = "error" if count < 2 else "warning"
-    return [Flag("few-documents", severity, f"{reason} Hold out more documents.", {"documents": count})]
+    return few_documents(count) or f"{count:,} held-out documents carry the standard errors."
 
 
 def budgets(content: Content) -> Answer:
     """Baselines were trained for as many steps and tokens as the student."""
-    trainings = {name: _budget(lines) for name, lines in content.get("trainings", {}).items() if lines}
+    trainings = {name: budget_of(lines) for name, lines in content.get("trainings", {}).items() if lines}
     if "student" not in trainings or len(trainings) < 2:
         return "?Fewer than two trainings are recorded here, so their budgets cannot be compared."
-    ours, flags = trainings.pop("student"), []
-    for name, theirs in trainings.items():
-        short = {
-            unit: theirs[unit] / ours[unit]
-            for unit in ("steps", "tokens")
-            if ours[unit] > 0 and theirs[unit] < EQUAL_BUDGET * ours[unit]
-        }
-        if short:
-            figures = listing([f"{theirs[unit]:,.0f} {unit} against the student's {ours[unit]:,.0f}" for unit in short])
-            flags.append(
-                Flag(
-                    "baseline-budget",
-                    "error",
-                    f"The baseline {name} was trained on less: {figures}. What the student gained may be the longer "
-                    "training; train the baseline as long.",
-                    {"baseline": name, "student": ours, "budget": theirs},
-                )
-            )
+    ours = trainings["student"]
     return (
-        flags or f"Every baseline had the student's budget: {ours['steps']:,.0f} steps, {ours['tokens']:,.0f} tokens."
+        compare_facts("student", trainings)
+        or f"Every baseline had the student's budget: {ours.steps:,.0f} steps, {ours.tokens:,.0f} tokens."
     )
 
 
-def _budget(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {
-        "steps": float(max(line["step"] for line in lines)),
-        "tokens": math.fsum(number(line.get("tokens", 0)) for line in lines),
-    }
+def budget_of(lines: Sequence[Mapping[str, Any]]) -> TrainingFacts:
+    """Steps and tokens that the log of a training says it took."""
+    return TrainingFacts(
+        steps=max(line["step"] for line in lines), tokens=math.fsum(number(line.get("tokens", 0)) for line in lines)
+    )
 
 
 def tokenizers(content: Content) -> Answer:
@@ -233,22 +200,7 @@ def _worse_than_guessing(content: Content) -> list[Flag]:
 def seeds(content: Content) -> Answer:
     """One seed of several is no result; the best of several even less."""
     siblings, replaced = content.get("siblings") or [], content.get("replaced") or []
-    flags = []
-    if siblings:
-        own = content["config"].get("seed")
-        every = sorted({own, *(one["seed"] for one in siblings)}, key=str)
-        best = _best_on(content, siblings)
-        flags.append(
-            Flag(
-                "one-seed-of-several",
-                "error" if best else "warning",
-                f"The same run file was run with the seeds {listing([str(seed) for seed in every])}, and this page "
-                f"shows seed {own} alone"
-                + (f", the best of them in {best}" if best else "")
-                + ". Report all of them: `distill compare` takes the directories.",
-                {"seed": own, "siblings": [dict(one) for one in siblings]},
-            )
-        )
+    flags = picked_seeds({content["config"].get("seed"): _student(content)}, siblings) if siblings else []
     if replaced:
         flags.append(
             Flag(
@@ -267,26 +219,47 @@ def seeds(content: Content) -> Answer:
     return f"No other seed of this run file lies beside it; one seed ({own}) says nothing of the others."
 
 
-def _best_on(content: Content, siblings: Sequence[Mapping[str, Any]]) -> str:
-    """Label of the first primary metric on which this run beats all its siblings; empty if there is none."""
-    results = content.get("results")
-    student = next((m for m in results["models"].values() if m["role"] != "teacher"), None) if results else None
-    for name, metric in (student or {"metrics": {}})["metrics"].items():
-        others = [number(one["figures"].get(name)) for one in siblings]
-        others = [value for value in others if math.isfinite(value)]
-        if not metric["primary"] or not others:
-            continue
-        ours = number(metric["value"])
-        if all(ours > value if metric["higher_is_better"] else ours < value for value in others):
-            return str(metric["label"]).lower()
-    return ""
+def _student(content: Content) -> Mapping[str, Any]:
+    """Metrics of the student; empty before the evaluation."""
+    models = (content.get("results") or {"models": {}})["models"].values()
+    return next((model["metrics"] for model in models if model["role"] != "teacher"), {})
 
 
-CHECKS: tuple[tuple[str, str, Callable[[Content], Answer]], ...] = (
-    ("test-in-training", "Held-out text is not in the training data", test_in_training),
-    ("few-documents", "Enough held-out documents", documents),
-    ("baseline-budget", "Baselines had the student's budget", budgets),
-    ("tokenizers-differ", "One tokenizer throughout", tokenizers),
-    ("one-seed-of-several", "No seed was picked", seeds),
+def picked_seeds(reported: Mapping[Any, Mapping[str, Any]], siblings: Sequence[Mapping[str, Any]]) -> list[Flag]:
+    """The gravest of ``seed_flags`` over the primary metrics; without any figure, that seeds were left out.
+
+    Args:
+        reported: metrics (as in the results) of the student by seed.
+        siblings: as :func:`distill_core.report.recorded.siblings` has them.
+    """
+    first = next(iter(reported.values()))
+    primary = {name: metric for name, metric in first.items() if metric["primary"]} or {"": {}}
+    found: list[Flag] = []
+    for name, metric in primary.items():
+        found += seed_flags(
+            {seed: number((metrics.get(name) or {}).get("value")) for seed, metrics in reported.items()},
+            {one["seed"]: number(one["figures"].get(name)) for one in siblings},
+            metric=in_sentence(str(metric.get("label", name))),
+            higher_is_better=bool(metric.get("higher_is_better")),
+        )
+    return sorted(found, key=lambda flag: flag.severity != "error")[:1]
+
+
+CHECKS: tuple[tuple[str, str, tuple[str, ...], Callable[[Content], Answer]], ...] = (
+    (
+        "test-in-training",
+        "Held-out text is not in the training data",
+        ("test-in-training", "near-duplicate-of-test"),
+        test_in_training,
+    ),
+    ("few-documents", "Enough held-out documents", ("few-documents", "underpowered"), documents),
+    (
+        "baseline-budget",
+        "Baselines had the student's budget and data",
+        ("baseline-budget", "student-budget", "different-data", "different-start", "different-seed"),
+        budgets,
+    ),
+    ("tokenizers-differ", "One tokenizer throughout", ("shuffled-tokenizer", "different-tokenizer"), tokenizers),
+    ("cherry-picked-seed", "No seed was picked", (), seeds),
 )
-"""Name, title and judge of every check."""
+"""Name, title, what else counts for it, and judge of every check."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
@@ -17,6 +18,7 @@ from distill_core.config import EvaluateConfig
 from distill_core.engine import evaluation, generation, row_pass
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.evaluation import EvaluationTarget, evaluate
+from distill_core.engine.results import compare, figures, power_flags
 from distill_core.errors import DataError, DistillError, PluginError, VocabularyError
 from distill_core.interfaces import EvaluationContext, Measurement, VocabularyInfo
 from distill_core.registry import get_registry
@@ -448,3 +450,63 @@ def test_greedy_sets_the_models_own_sampling_aside(models: Any, tokenizer: Any) 
         model.generation_config = own
     with pytest.raises(ValueError, match="has no tokens"):
         generation.greedy(model, tokenizer, "", max_new_tokens=8)
+
+
+class Shuffled:
+    """A tokenizer's tokens under other ids; everything else is the tokenizer's."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, vocabulary = tokenizer, tokenizer.get_vocab()
+        order = np.random.default_rng(0).permutation(len(vocabulary)).tolist()
+        self._vocabulary = {token: order[index] for token, index in vocabulary.items()}
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._vocabulary
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def test_a_shuffled_tokenizer_beside_a_student_is_flagged_and_not_used(
+    models: Any, tokenizer: Any, held_out: TokenDataset, tmp_path: Path
+) -> None:
+    chosen = targets(models, tokenizer)
+    honest = run(chosen, held_out, tmp_path / "honest", tokenizer=tokenizer)
+    assert "shuffled-tokenizer" not in {flag["flag"] for flag in honest["flags"]}
+    chosen["student"] = EvaluationTarget(models["student"], tokenizer=Shuffled(tokenizer))
+    found = run(chosen, held_out, tmp_path / "shuffled", tokenizer=tokenizer)
+    (flag,) = [flag for flag in found["flags"] if flag["flag"] == "shuffled-tokenizer"]
+    assert flag["severity"] == "error" and flag["evidence"]["model"] == "student"
+    assert value(found, "student", "cross_entropy") == value(honest, "student", "cross_entropy")
+    assert value(found, "student", "bits_per_byte") == value(honest, "student", "bits_per_byte")
+
+
+def test_a_difference_that_too_few_documents_would_miss_is_flagged() -> None:
+    """Differences of +-0.3 around 0 on six documents; the teacher is 2 nats away, so 0.1 would matter."""
+    levels = {"teacher": [3.0] * 6, "student": [5.3, 4.7, 5.3, 4.7, 5.3, 4.7], "base": [5.0] * 6}
+    measured = {
+        name: [
+            Measurement("loss", float(np.mean(v)), "nat", 6, False, {str(i): (x, 1.0) for i, x in enumerate(v)}, {},
+                        primary=True)
+        ]
+        for name, v in levels.items()
+    }  # fmt: skip
+    models = {name: {"metrics": {"loss": figures(one, 0.95)}} for name, (one,) in measured.items()}
+    comparisons = compare(measured, student="student", teacher="teacher")
+    (flag,) = power_flags(comparisons, models, teacher="teacher")
+    error = 0.3 * math.sqrt(6 / 5) / math.sqrt(6)
+    assert flag.evidence["detectable"] == pytest.approx((stats.t.ppf(0.975, 5) + stats.t.ppf(0.8, 5)) * error)
+    assert flag.evidence["margin"] == pytest.approx(0.1) and flag.severity == "warning"
+    (alone,) = power_flags([one for one in comparisons if one["baseline"] == "base"], models, teacher=None)
+    assert alone.evidence["margin"] == pytest.approx(0.25), "without a teacher: of the baseline's own figure"
+    models["base"]["metrics"]["loss"]["primary"] = False
+    assert power_flags(comparisons, models, teacher="teacher") == []
+
+
+def test_every_evaluator_is_timed(results: dict[str, Any]) -> None:
+    seconds = results["seconds"]
+    assert set(seconds) >= {"(shared pass)", "language-model", "fidelity", "calibration"}
+    assert all(value > 0 for value in seconds.values())
