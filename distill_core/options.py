@@ -13,9 +13,9 @@ from distill_core.plugin import Needs
 
 
 class Options(BaseModel):
-    """Base of every options model: unknown names are errors, values are frozen."""
+    """Base of every options model: unknown names, infinity and NaN are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def regular_expression(pattern: str) -> re.Pattern[str]:
@@ -64,7 +64,7 @@ class NoOptions(Options):
 class PartRef(BaseModel):
     """A component inside another one's options: its name, its own options inline. ``KIND`` says of which kind."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     KIND: ClassVar[str]
 

@@ -6,6 +6,7 @@ Legend: n rows of a chunk, K support size; column K is the tail.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, overload
 
@@ -162,6 +163,18 @@ class Divergence:
         unknown = sorted(set(properties) - set(PROPERTIES))
         if unknown:
             raise ValueError(f"unknown divergence properties {unknown}; known: {list(PROPERTIES)}")
+        if not callable(function) or not hasattr(function, "__name__"):
+            raise TypeError(
+                f"@divergence: expected a function f(teacher_logp, student_logp), which gives the objective its name; "
+                f"got {type(function).__name__}"
+            )
+        try:
+            inspect.signature(function).bind_partial(None, None)
+        except TypeError:
+            raise TypeError(
+                f"@divergence: {function.__name__}{inspect.signature(function)} does not take two distributions; "
+                "expected f(teacher_logp, student_logp), options as keywords"
+            ) from None
         self.function = function
         self.name = function.__name__.replace("_", "-")
         self.linear_in_teacher = linear_in_teacher

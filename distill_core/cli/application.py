@@ -135,6 +135,12 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         typer.echo("interrupted; the same command again goes on where it was", err=True)
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in REFUSED and error.filename is not None:
+            typer.echo(
+                f"error: {error.filename}: {error.strerror}: name another path, or mend its permissions",
+                err=True,
+            )
+            return 2
         if not no_space_left(error):
             raise
         typer.echo(
@@ -143,6 +149,10 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     return 0
+
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What the operating system answers where a path cannot be used: the user's to mend."""
 
 
 def no_space_left(error: BaseException) -> bool:

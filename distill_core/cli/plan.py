@@ -115,6 +115,7 @@ def _shapes(options: dict[str, Any]) -> dict[str, ModelShape | None]:
     from distill_core.planning.shape import shape_of_size
 
     vocabulary, hidden, layers = (options.pop(name) for name in ("vocabulary", "hidden", "layers"))
+    size = VOCABULARY if vocabulary is None else vocabulary
     found: dict[str, ModelShape | None] = {}
     for label in ("student", "teacher"):
         source, parameters = options.pop(label), options.pop(f"{label}_parameters")
@@ -124,7 +125,7 @@ def _shapes(options: dict[str, Any]) -> dict[str, ModelShape | None]:
         if source is not None:
             found[label] = model_shape(source, label=label)
         elif parameters is not None:
-            found[label] = shape_of_size(parameters, label=label, vocabulary=vocabulary or VOCABULARY, **sizes)
+            found[label] = shape_of_size(parameters, label=label, vocabulary=size, **sizes)
         else:
             found[label] = None
     return found

@@ -74,7 +74,7 @@ class DataConfig(Section):
         default=None,
         description="examples of what the student shall be good at, for selectors that aim at them; apart from eval",
     )
-    sequence_length_tokens: PositiveInt = Field(default=256, description="longest sequence; longer documents are cut")
+    sequence_length_tokens: int = Field(default=256, ge=2, description="longest sequence; longer documents are cut")
     min_sequence_tokens: PositiveInt = Field(default=16, description="shorter remainders are dropped")
     overlong: Literal["cut", "error"] = Field(
         default="cut", description="records longer than a sequence: cut into several (text) or refuse"

@@ -12,13 +12,13 @@ from distill_core.options import ScheduleRef
 class Section(BaseModel):
     """Base of every section: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ComponentRef(BaseModel):
     """A component by registered name, its options inline."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     use: str = Field(description="registered name, bare or `plugin:name`")
 

@@ -67,8 +67,33 @@ def load(name: str, target: EvaluationTarget, task: Task | None) -> LoadedModel:
             f"{name} cannot be loaded from {source}: {error}\nExpected a Transformers model with its tokenizer; the "
             "training that makes it may not have finished (distill train)"
         ) from error
+    _check_weights(name, source, model, tokenizer)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return LoadedModel(model.eval(), tokenizer, target.is_teacher, source, _bytes_on_disk(Path(source)))
+
+
+def _check_weights(name: str, source: str, model: Any, tokenizer: Any) -> None:
+    """
+    Raises:
+        DistillError: NaN in the weights, or an embedding with fewer rows than the tokenizer has tokens.
+    """
+    broken = next((which for which, p in model.named_parameters() if bool(p.isnan().any())), None)
+    if broken is not None:
+        raise DistillError(
+            f"{name} cannot be measured: {broken} of {source} holds NaN. The weights are damaged, or their training "
+            "diverged; get them again, or train again with a lower learning rate"
+        )
+    if tokenizer is None:
+        return
+    try:
+        rows = int(model.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError):  # a model that reads no ids
+        return
+    if rows < len(tokenizer):
+        raise DistillError(
+            f"{name} cannot be measured: its embedding has {rows:,} rows, but the tokenizer of {source} has "
+            f"{len(tokenizer):,} tokens: give it the tokenizer it was trained with, or resize its embeddings"
+        )
 
 
 def _bytes_on_disk(directory: Path) -> int | None:

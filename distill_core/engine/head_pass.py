@@ -187,6 +187,8 @@ class ObjectivePass:
                         f"objective {one.name} returned shape {list(values_n.shape)} for {len(weights_n)} rows; a row "
                         f"objective returns one value per row, shape [{len(weights_n)}]"
                     )
+                if support.tail_NT.requires_grad:
+                    _check_gradient(one, values_n)
                 values_n = values_n * weights_n
                 sums[position] += values_n.detach().double().sum()
                 total_n = values_n * one.factor if total_n is None else total_n + values_n * one.factor
@@ -239,10 +241,22 @@ class ObjectivePass:
                 f"objective {one.name} returned a total of shape {list(term.total.shape)}; a free-form objective "
                 "returns one scalar, the sum over whatever its count() counts"
             )
+        if hidden_states[-1].requires_grad:
+            _check_gradient(one, term.total)
         into += term.total.detach().double()
         self.metrics.update({f"{one.name}.{key}": float(value) for key, value in term.metrics.items()})
         total: Tensor = term.total
         return total * one.factor
+
+
+def _check_gradient(one: ActiveObjective, values: Tensor) -> None:
+    """Raise for a loss cut off from the student, as by `detach()` or numpy: training would go on and learn nothing."""
+    if one.factor and not values.requires_grad and bool(values.any()):
+        raise TrainingError(
+            f"objective {one.name} returned values without a gradient: nothing could be learned from them. Compute "
+            "them from the student's tensors in torch, without detach(), item() or torch.no_grad(); an objective "
+            "that only watches gets weight: 0"
+        )
 
 
 def _head_operands(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

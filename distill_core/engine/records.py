@@ -158,7 +158,7 @@ def _plain(ids: list[int], tokenizer: Any, data: Cutting, document: str) -> CutR
     pieces, dropped = [], []
     for start in range(0, len(ids), room):
         piece = prefix + ids[start : start + room]
-        shortest = max(2, data.min_sequence_tokens) if start else 2
+        shortest = max(2, min(data.min_sequence_tokens, data.sequence_length_tokens)) if start else 2
         if len(piece) < shortest:
             dropped.append("short remainder" if start else "fewer than 2 tokens")
         else:

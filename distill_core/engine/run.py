@@ -31,6 +31,7 @@ from distill_core.engine.plan import Plan, Stage, make_plan
 from distill_core.engine.processes import STOP, Processes
 from distill_core.engine.progress import Progress, duration
 from distill_core.engine.run_lock import run_lock
+from distill_core.errors import DistillError
 from distill_core.files import remove_temporaries, write_text
 
 if TYPE_CHECKING:
@@ -99,7 +100,12 @@ def run(
     if not processes.leads:
         follower = RunContext(plan, registry=registry, progress=Progress(quiet=True))
         return _follow(processes, follower, stage_functions)
-    plan.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DistillError(
+            f"output_dir: {plan.directory} cannot be made ({error.strerror}): name a directory that you may write to"
+        ) from error
     with run_lock(plan.directory):
         remove_temporaries(plan.directory)
         stages = plan.stages if upto is None else plan.needed_for(upto)

@@ -102,7 +102,7 @@ def shape_of_size(
     What is not given follows the models of arXiv 2502.08606 (appendices H.1 and I): D = 128 L, N = 12 L D^2, tied head.
 
     Raises:
-        DistillError: the embedding alone is larger than the model.
+        DistillError: a size is not positive, or the embedding alone is larger than the model.
 
     >>> shape = shape_of_size(0.1811e9, label="student", vocabulary=32_768)  # "143M" of its Table 13
     >>> shape.layers, shape.hidden, round(shape.body / 1e6)
@@ -110,6 +110,9 @@ def shape_of_size(
     """
     if not parameters > 0:
         raise DistillError(f"--{label}-parameters must be positive, got {parameters:g}")
+    for name, value in (("vocabulary", vocabulary), ("hidden", hidden), ("layers", layers)):
+        if value is not None and value < 1:
+            raise DistillError(f"--{name} must be positive, got {value}")
     notes = []
     if hidden is None:
         body = _body(parameters, vocabulary)

@@ -117,6 +117,10 @@ class Registry:
         Raises:
             PluginError: the file was asked for by name, so a failure is an error; the record keeps its traceback.
         """
+        if not Path(path).is_file():
+            raise PluginError(f"plugin file {path}: no such file; -p takes the path of a Python file")
+        if Path(path).suffix != ".py":
+            raise PluginError(f"plugin file {path}: its name must end in .py; -p takes the path of a Python file")
         record = file_record(Path(path))
         known = next((other for other in self.records if other.location == record.location), None)
         if known is not None and known.status == "ok":

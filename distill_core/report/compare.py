@@ -113,11 +113,23 @@ def compare_runs(directories: Sequence[Path], *, model: str | None = None, confi
     )
 
 
+_AGAIN = "delete the directory it is in and evaluate the run again (distill evaluate RUN.yaml)"
+
+
+def _without_results(directory: Path) -> str:
+    path = directory / "evaluate" / "results.json"
+    if path.is_file():
+        return f"{path} is damaged: it is not the JSON that an evaluation writes; {_AGAIN}"
+    return f"{directory} holds no evaluate/results.json: evaluate it first (distill evaluate RUN.yaml)"
+
+
 def _read(directory: Path, model: str | None, every: Sequence[Path]) -> ComparedRun:
     run = collect(directory)
     if run.results is None:
-        raise DistillError(f"{directory} holds no evaluate/results.json: evaluate it first (distill evaluate RUN.yaml)")
-    models = run.results["models"]
+        raise DistillError(_without_results(directory))
+    models = run.results.get("models")
+    if not isinstance(models, dict):
+        raise DistillError(_without_results(directory))
     name = model or next((n for n, m in models.items() if m["role"] != "teacher"), None)
     if name is None or name not in models:
         raise DistillError(f"{directory} has no model {name!r}: it has {listing(list(models))}; give another --model")
@@ -125,10 +137,13 @@ def _read(directory: Path, model: str | None, every: Sequence[Path]) -> Compared
     if not path.is_file():
         raise DistillError(f"{path} is missing: nothing can be paired without it; evaluate the run again")
     sums: dict[str, dict[str, tuple[float, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["model"] == name:
-            sums.setdefault(row["metric"], {})[row["document"]] = (number(row["sum"]), number(row["denominator"]))
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["model"] == name:
+                sums.setdefault(row["metric"], {})[row["document"]] = (number(row["sum"]), number(row["denominator"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DistillError(f"{path} is damaged ({error}): {_AGAIN}") from error
     label = directory.name if [Path(d).name for d in every].count(directory.name) == 1 else str(directory)
     metrics = {metric: entry for metric, entry in models[name]["metrics"].items() if not entry["derived_from"]}
     digest = tokens_digest(directory / "data" / "eval")

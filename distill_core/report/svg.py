@@ -265,7 +265,8 @@ def _grid_x(
 
 
 def _finite(one: Series) -> Series:
-    keep = [i for i, (x, y) in enumerate(one.points) if math.isfinite(x) and math.isfinite(y)]
+    # None is how JSON keeps a number that is not finite.
+    keep = [i for i, point in enumerate(one.points) if all(v is not None and math.isfinite(v) for v in point)]
     if len(keep) > MAX_POINTS:
         keep = [keep[round(i * (len(keep) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
     bands = [one.bands[i] if math.isfinite(one.bands[i]) else 0.0 for i in keep] if one.bands else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_wrong_use_is_explained(
     assert "is taken" in error(command(directories, texts, tmp_path / "a", "--baseline", "student=x"))
     assert "--documents page" in error(command(directories, texts, tmp_path / "a", "--documents", "page"))
     assert [path for path in (tmp_path / "a").rglob("*") if path.is_file()] == [], "no half of a result is left"
+
+
+def test_a_damaged_model_is_named(
+    directories: dict[str, Path], models: dict[str, Any], tokenizer: Any, texts: list[Path], tmp_path: Path, capsys: Any
+) -> None:
+    """NaN in the weights ended in the traceback of a chart, a short embedding in torch's IndexError."""
+    broken, short = copy.deepcopy(models["student"]), copy.deepcopy(models["student"])
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[3, 0] = math.nan
+    short.resize_token_embeddings(len(tokenizer) - 1)
+    for name, model, said in (
+        ("broken", broken, "holds NaN. The weights are damaged"),
+        ("short", short, f"its embedding has {len(tokenizer) - 1:,} rows, but the tokenizer of"),
+    ):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        assert exit_code(command({**directories, "student": tmp_path / name}, texts, tmp_path / "out")) == 2
+        message = capsys.readouterr().err
+        assert "student cannot be measured" in message and said in message and str(tmp_path / name) in message
 
 
 def test_different_tokenizers_are_refused(

@@ -92,6 +92,8 @@ def linear(**options):
         (lambda: ops.sample_support(LOGITS, 2, temperature=None), "temperature must be a Python number; got None"),
         (lambda: ops.random_projection(LOGITS, 2.0, seed=0), "dim must be an integer; got 2.0"),
         (lambda: ops.random_projection(LOGITS, 2, seed="a"), "seed must be an integer; got 'a'"),
+        (lambda: ops.gradient_match((x for x in [WEIGHT]), [WEIGHT]), r"a generator, pass list\(synthetic\)"),
+        (lambda: ops.gradient_match([WEIGHT], {"w": WEIGHT}), r"a dict, pass list\(real\), of a mapping its values"),
         (lambda: linear(bias=0.0), "bias must be a torch.Tensor; got float"),
         (lambda: linear(softcap="30"), "softcap must be a Python number; got '30'"),
         (lambda: linear(logit_scale=torch.tensor(2.0, requires_grad=True)), "logit_scale .* would get no gradient"),

@@ -193,6 +193,10 @@ WRONG = {
     "no tokens": (["--student-parameters", "1e9"], "a plan needs --tokens"),
     "negative": (["--student-parameters", "-1", "--tokens", "1e9"], "--student-parameters must be positive, got -1"),
     "embedding": (["--student-parameters", "1e6", "--tokens", "1e9"], "that number counts the embeddings"),
+    "no vocabulary": ([*SIZES, "--vocabulary", "0"], "--vocabulary must be positive, got 0"),
+    "negative vocabulary": ([*SIZES, "--vocabulary", "-5"], "--vocabulary must be positive, got -5"),
+    "no width": ([*SIZES, "--hidden", "0"], "--hidden must be positive, got 0"),
+    "no layers": ([*SIZES, "--layers", "0"], "--layers must be positive, got 0"),
     "twice": (
         ["--student", "x", "--student-parameters", "1e9", "--tokens", "1"],
         "say the same thing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,20 @@ def test_a_keyword_of_every_divergence_is_refused() -> None:
 
     with pytest.raises(TypeError, match="name its options"):
         Registry().register("objective", "swallows", swallows)
+
+
+def test_a_divergence_takes_two_distributions() -> None:
+    with pytest.raises(TypeError, match=r"alone\(teacher_logp\) does not take two distributions.*f\(teacher_logp, st"):
+
+        @divergence
+        def alone(teacher_logp):
+            return teacher_logp.sum(-1)
+
+
+@pytest.mark.parametrize("given", [3, partial(max), torch.nn.KLDivLoss()], ids=["number", "partial", "module"])
+def test_a_divergence_is_a_function(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a function f\(teacher_logp, student_logp\).*got "):
+        divergence(given)
 
 
 def test_a_divergence_that_does_not_sum_the_last_dimension_is_named() -> None:

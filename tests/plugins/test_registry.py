@@ -249,5 +249,8 @@ def test_a_bad_plugin_file_is_an_error(tmp_path: Path, source: str, stage: str, 
 
 
 def test_a_missing_plugin_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"nowhere\.py"):
-        Registry().load_file(tmp_path / "nowhere.py")
+    (tmp_path / "run.yaml").write_text("name: x")
+    for name, said in (("nowhere.py", "no such file"), (".", "no such file"), ("run.yaml", r"must end in \.py")):
+        with pytest.raises(PluginError, match=said) as caught:
+            Registry().load_file(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value) and "Traceback" not in str(caught.value)

@@ -196,7 +196,15 @@ def test_wrong_use(runs: list[Path], tmp_path: Path, capsys: Any) -> None:
     bare = write_run(tmp_path / "bare", evaluated=False)
     with pytest.raises(DistillError, match=r"no evaluate/results\.json: evaluate it first"):
         compare_runs([runs[0], bare])
-    (runs[1] / "evaluate" / "documents.jsonl").unlink()
+    evaluated = runs[1] / "evaluate"
+    whole = {path.name: path.read_bytes() for path in evaluated.iterdir() if path.is_file()}
+    for name in ("results.json", "documents.jsonl"):
+        for content in (b"{}", b"[1]", whole[name][: len(whole[name]) // 2 - 3], b"\xff\xfe"):
+            (evaluated / name).write_bytes(content)
+            with pytest.raises(DistillError, match=rf"evaluate/{name} is damaged.*evaluate the run again"):
+                compare_runs(runs)
+        (evaluated / name).write_bytes(whole[name])
+    (evaluated / "documents.jsonl").unlink()
     with pytest.raises(DistillError, match="nothing can be paired without it"):
         compare_runs(runs)
     twins = [make(tmp_path / "seeds", f"s{seed}", seed=seed, recipe="x") for seed in range(2)]

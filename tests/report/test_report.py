@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from rich.console import Console
 from distill_core.errors import DistillError
 from distill_core.report import render, schema, summary_table, write_report
 from distill_core.report.page import LARGEST_BYTES
+from distill_core.report.svg import Series, line_chart
 from distill_core.report.text import visible
 from tests.report.fake_run import SAMPLES, results, write_json, write_run
 
@@ -222,6 +224,14 @@ def test_a_huge_line_is_cut_with_its_length(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", samples=samples))
     assert len(page) < 1_000_000
     assert "(2,996,000 more characters)" in page
+
+
+def test_a_chart_leaves_out_what_is_no_number() -> None:
+    """JSON keeps NaN as null; a model that gives NaN has such points."""
+    points: Any = [(1, 2.0), (2, None), (3, math.nan), (4, 3.0)]
+    known: Any = [(1, 2.0), (4, 3.0)]
+    charts = [line_chart([Series("a", "tone-0", given)], title="t", x_label="x") for given in (points, known)]
+    assert charts[0] == charts[1]
 
 
 def test_visible_keeps_ordinary_text() -> None:

@@ -179,6 +179,21 @@ def test_a_full_disk_is_the_users_to_mend(monkeypatch: Any, capsys: Any) -> None
     assert "no space left" in capsys.readouterr().err
 
 
+def test_a_path_that_cannot_be_used_is_the_users_to_mend(workshop: Workshop, monkeypatch: Any, capsys: Any) -> None:
+    (workshop.directory / "file").write_text("")
+    below = workshop.directory / "file" / "below"
+    assert exit_code(["run", str(workshop.write()), "--set", f"output_dir={below}"]) == 2
+    said = capsys.readouterr().err
+    assert f"output_dir: {below} cannot be made (Not a directory)" in said and "Traceback" not in said
+
+    def raising(**_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/root-owned/x")
+
+    monkeypatch.setattr(application, "app", raising)
+    assert exit_code(["version"]) == 2
+    assert "error: /root-owned/x: Permission denied: name another path" in capsys.readouterr().err
+
+
 def test_schema_knows_components_and_their_options(tmp_path: Path, capsys: Any) -> None:
     schema = run_file_schema(get_registry())
     definitions = schema["$defs"]

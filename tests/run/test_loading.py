@@ -76,6 +76,11 @@ def test_every_bad_override_is_named() -> None:
     assert [word in problem for word, problem in zip(said, found, strict=True)] == [True] * 8
 
 
+def test_an_entry_of_a_list_that_the_file_does_not_have() -> None:
+    (found,) = problems("train: {lr: 1}\n", "train.objectives[0].use=b")
+    assert "train.objectives is not in the file" in found and "train.objectives=[...]" in found
+
+
 def test_paths_round_trip() -> None:
     for location in (("a",), ("a", 0, "b"), ("train", "objectives", 1, "temperature", "values", 2)):
         assert parse_path(path_text(location)) == location

@@ -63,6 +63,15 @@ def test_text_is_cut_into_consecutive_sequences(text: str, expected: list[str], 
     assert all(piece.predict is None for piece in result.pieces)
 
 
+def test_a_whole_sequence_is_no_remainder() -> None:
+    """Sequences shorter than `min_sequence_tokens`, 16 by default: only the first of a document was kept."""
+    result = cut({"text": "abcdefghij"}, data(4, min_sequence_tokens=16))
+    assert texts(result.pieces) == ["abcd", "efgh"] and result.dropped == ["short remainder"]
+    assert texts(cut({"text": "abcd"}, data(2, min_sequence_tokens=16, add_bos=True)).pieces) == [
+        chr(BOS) + letter for letter in "abcd"
+    ]
+
+
 def test_bos_starts_every_sequence() -> None:
     pieces = cut({"text": "abcdef"}, data(4, add_bos=True)).pieces
     assert [piece.input_ids for piece in pieces] == [[BOS, 97, 98, 99], [BOS, 100, 101, 102]]

@@ -271,3 +271,19 @@ def test_an_unknown_schedule_of_an_option_is_named(workshop: Workshop) -> None:
 
     problem = only(workshop, change)
     assert problem.startswith("train.objectives[0].interpolation") and "'linear'" in problem
+
+
+def test_numbers_are_finite_and_a_sequence_predicts_something(workshop: Workshop) -> None:
+    def change(run: dict[str, Any]) -> None:
+        run["train"]["learning_rate"] = float("inf")
+        run["train"]["objectives"] = [{"use": "forward-kl", "weight": float("inf"), "temperature": float("inf")}]
+        run["data"]["sequence_length_tokens"] = 1
+
+    found = problems(workshop, change)
+    assert [problem.split(" ")[0] for problem in found] == [
+        "data.sequence_length_tokens",
+        "train.objectives[0].weight",
+        "train.objectives[0].temperature",
+        "train.learning_rate",
+    ] or len(found) == 4, found
+    assert sum("finite number" in problem for problem in found) == 3

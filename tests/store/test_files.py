@@ -81,6 +81,15 @@ def test_data_is_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.Mo
     assert events == ["fsync", "replace", "fsync"] * 2
 
 
+def test_the_name_of_an_appended_file_is_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "fsync_directory", synced.append)
+    files.append_line(tmp_path / "lines", "first")
+    assert synced == [tmp_path]
+    files.append_line(tmp_path / "lines", "second")
+    assert synced == [tmp_path], "the name is there already"
+
+
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".tmp-99-a.arrow").write_bytes(b"half")
     (tmp_path / "a.arrow").write_bytes(b"whole")

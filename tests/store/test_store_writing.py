@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,27 @@ import numpy as np
 import pytest
 
 from distill_core.errors import DistillError, StoreError
-from distill_core.store import RowArrays, StoreMeta, StoreReader, StoreWriter, verify_store
+from distill_core.store import RowArrays, StoreMeta, StoreReader, StoreWriter, manifest, verify_store
+from distill_core.store.manifest import ShardRecord
+
+
+def test_a_shard_is_whole_before_its_line_is_written(
+    tmp_path: Path, filled_store: Callable[..., tuple[Path, list[np.ndarray]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line without its shard would be damage to whoever reads the store after a kill."""
+    recorded: list[str] = []
+    append = manifest.append_shard
+
+    def checked(directory: Path, record: ShardRecord) -> None:
+        content = (directory / record.name).read_bytes()
+        assert len(content) == record.n_bytes and hashlib.sha256(content).hexdigest() == record.sha256
+        recorded.append(record.name)
+        append(directory, record)
+
+    monkeypatch.setattr(manifest, "append_shard", checked)
+    filled_store()
+    assert recorded and recorded[0] == "shard-00000.arrow"
+
 
 CAPTURE = """
 import sys, time

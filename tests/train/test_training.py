@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.progress import Progress
-from distill_core.errors import VocabularyError
+from distill_core.errors import TrainingError, VocabularyError
 from distill_core.plugin import Needs
+from distill_core.simplex import divergence
 from distill_core.types import LossTerm, StudentView, TeacherSignals, TokenBatch
 from tests.train.setting import (
     HiddenGap,
@@ -152,6 +153,43 @@ def test_two_objectives_of_one_kind_have_two_names(tmp_path: Path, student_dir: 
     line = json.loads(result.metrics.read_text().splitlines()[0])
     assert list(line["objectives"]) == ["kl", "kl-2", "hot"]
     assert len(set(line["objectives"].values())) == 3
+
+
+@divergence
+def cut_off(teacher_logp, student_logp):
+    """A divergence whose author left torch on the way."""
+    return torch.from_numpy((teacher_logp - student_logp).detach().numpy()).sum(-1)
+
+
+class CutOffGap(HiddenGap):
+    """A free-form objective that watches instead of teaching."""
+
+    def forward(self, student: StudentView, teacher: TeacherSignals, batch: TokenBatch) -> LossTerm:
+        return LossTerm(super().forward(student, teacher, batch).total.detach())
+
+
+@pytest.mark.parametrize("name", ["cut-off", "cut-off-gap"])
+def test_an_objective_without_a_gradient_is_refused(
+    tmp_path: Path, student_dir: Path, data: TokenDataset, name: str
+) -> None:
+    registry = registry_with_objectives()
+    registry.register("objective", "cut-off", cut_off)
+    registry.register("objective", "cut-off-gap", CutOffGap)
+
+    def run(weight: float) -> None:
+        named = objectives("hard", {"use": name, "weight": weight})
+        run_training(
+            tmp_path / str(weight),
+            student_dir=student_dir,
+            data=data,
+            teacher=tiny_teacher(),
+            registry=registry,
+            config={"objectives": named},
+        )
+
+    with pytest.raises(TrainingError, match=rf"objective {name} returned values without a gradient.*weight: 0"):
+        run(1.0)
+    run(0.0)
 
 
 class AttentionGap:

@@ -219,6 +219,8 @@ def _step_problem(here: Any, step: str | int, above: Location) -> str | None:
         if step > len(here):
             return f"{at} has {len(here)} entries: index {step} is neither one of them nor the next"
         return None
+    if here == {} and isinstance(step, int):
+        return f"{at} is not in the file, so it has no entry {step}: give the whole list, {at}=[...]"
     if isinstance(here, dict):
         return f"{at} is a mapping: give a name, not the index {step}" if isinstance(step, int) else None
     return f"{at} is the value {here!r}, which has no part {step!r}"

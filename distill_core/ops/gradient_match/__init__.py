@@ -29,6 +29,11 @@ offer(OP, "cuda", cuda_library.available, dtypes=cuda_library.DTYPES)
 def _check_list(name: str, tensors: Sequence[Tensor]) -> None:
     if isinstance(tensors, Tensor):
         raise TypeError(f"{OP}: {name} must be a list of tensors, one per parameter; got one tensor, pass [{name}]")
+    if not isinstance(tensors, tuple | list):
+        raise TypeError(
+            f"{OP}: {name} must be a list of tensors, one per parameter; got a {type(tensors).__name__}, pass "
+            f"list({name}), of a mapping its values()"
+        )
     for i, x in enumerate(tensors):
         if not isinstance(x, Tensor):
             hint = "; drop parameters without gradient from both lists" if x is None else ""
