@@ -27,7 +27,9 @@ class ContaminationOptions(Options):
 class MembershipInferenceOptions(Options):
     """Options of ``membership-inference``."""
 
-    sequences: PositiveInt = Field(default=256, description="training sequences asked about at most, drawn by the seed")
+    sequences: PositiveInt = Field(
+        default=128, description="training sequences asked about at most, and as many held-out ones, drawn by the seed"
+    )
     min_k: float = Field(default=0.2, gt=0, le=1, description="share of least likely tokens that Min-K% looks at")
     false_positives: float = Field(
         default=0.01, gt=0, lt=1, description="false positive rate at which true positives are counted"
