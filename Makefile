@@ -24,7 +24,7 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
-PACKAGES := -e .[test,dev,docs] -e plugins/teachers -e plugins/objectives -e plugins/synthesis[reasoning-gym,language] -e plugins/evaluation[lm-eval]
+PACKAGES := -e .[test,dev,docs] -e plugins/teachers[bitsandbytes] -e plugins/objectives -e plugins/synthesis[reasoning-gym,language] -e plugins/evaluation[lm-eval]
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 # Stamps carry a hash of what they depend on: a change of a pyproject.toml or of a pin installs again, nothing else does.

@@ -32,14 +32,14 @@ from benchmarks.result import command_line, load, save
 from distill_core.engine.capture import capture
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.evaluation import EvaluationTarget, evaluate
-from distill_core.engine.loading import RawRunFile
 from distill_core.engine.prepare import prepare_data
 from distill_core.engine.progress import Progress
+from distill_core.engine.run_file.loading import RawRunFile
+from distill_core.engine.run_file.validate import check_run
 from distill_core.engine.run_lock import run_lock
 from distill_core.engine.stored import StoredSignals
 from distill_core.engine.student import initialise_student, without_progress_bars
 from distill_core.engine.training import train
-from distill_core.engine.validate import check_run
 from distill_core.registry import get_registry
 
 DRAWS_ROWS = 512

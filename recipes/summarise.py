@@ -65,7 +65,7 @@ def order(names: Iterable[str]) -> list[str]:
 
 def check_same_run(directory: Path, recipe: Path) -> None:
     """Refuse a run that was made with other values than the recipe has now."""
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     config = load_run_file(recipe, registry=get_registry()).config
@@ -77,15 +77,25 @@ def check_same_run(directory: Path, recipe: Path) -> None:
 
 
 def stages(directory: Path) -> dict[str, dict[str, Any]]:
-    """The manifests of a run's finished stages, by name."""
+    """The manifests of a run's finished stages, by their directory; of active rounds, those of all rounds."""
     found = {}
     for path in sorted(directory.rglob("manifest.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if "stage" in manifest and "stale" not in path.relative_to(directory).parts:
             if manifest["status"] != "finished":
                 raise SystemExit(f"{directory}: stage {manifest['stage']} is {manifest['status']}, not finished")
-            found[manifest["stage"]] = manifest
+            found[path.parent.relative_to(directory).as_posix()] = manifest
     return found
+
+
+def judged_in(directory: Path) -> Path:
+    """The directory of the run whose evaluation counts: the run's own, or that of the last of active rounds."""
+    if not (directory / "active.json").is_file():
+        return directory
+    active = json.loads((directory / "active.json").read_text(encoding="utf-8"))
+    if active["stopped"] is None:
+        raise SystemExit(f"{directory}: its active rounds are not done; run the recipe again")
+    return directory / "rounds" / f"{active['rounds'][-1]['round']:02d}"
 
 
 def cost(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -101,9 +111,10 @@ def summary(directory: Path) -> dict[str, Any]:
     name = yaml.safe_load((directory / "run.yaml").read_text(encoding="utf-8"))["name"]
     recipe = RECIPES / f"{name}.yaml"
     check_same_run(directory, recipe)
-    results = json.loads((directory / "evaluate" / "results.json").read_text(encoding="utf-8"))
-    manifests = stages(directory)
-    environment = manifests["evaluate"]["environment"]
+    final = judged_in(directory)
+    results = json.loads((final / "evaluate" / "results.json").read_text(encoding="utf-8"))
+    manifests, last = stages(directory), stages(final)
+    environment = last["evaluate"]["environment"]
     others = needed(recipe)
     return {
         "schema": 1,
@@ -119,15 +130,27 @@ def summary(directory: Path) -> dict[str, Any]:
             for model, one in results["models"].items()
         },
         "comparisons": [{key: one[key] for key in PAIRED} for one in results["comparisons"]],
+        **rounds_of(directory),
         "updates": {
-            stage.partition(":")[2]: {k: v for k, v in manifest["notes"]["update"].items() if k != "seconds"}
-            for stage, manifest in manifests.items()
+            manifest["stage"].partition(":")[2]: {
+                k: v for k, v in manifest["notes"]["update"].items() if k != "seconds"
+            }
+            for manifest in last.values()
             if "update" in manifest["notes"]
         },
         "stated": [
             judged(results, baseline, metric) for baselines, metric in [stated(recipe)] for baseline in baselines
         ],
     }
+
+
+def rounds_of(directory: Path) -> dict[str, Any]:
+    """What each of active rounds brought; nothing for a run without them."""
+    if not (directory / "active.json").is_file():
+        return {}
+    active = json.loads((directory / "active.json").read_text(encoding="utf-8"))
+    rounds = [{key: value for key, value in one.items() if key != "directory"} for one in active["rounds"]]
+    return {"active": {**active, "rounds": rounds}}
 
 
 def judged(results: Mapping[str, Any], baseline: str, metric: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _request(options: dict[str, Any]) -> Request:
         raise DistillError("--method and --k belong together: give both, as in --method threshold --k 12")
     values: dict[str, Any] = {}
     if file is not None:
-        from distill_core.engine.validate import load_run_file
+        from distill_core.engine.run_file.validate import load_run_file
         from distill_core.planning.from_run import of_run
         from distill_core.registry import get_registry
 

@@ -62,7 +62,7 @@ def init(
 
 def validate(file: RunFile, set_: Set = None) -> None:
     """Check a run file: form, components, options, files, and whether the parts fit together."""
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     checked = load_run_file(file, set_ or (), registry=get_registry())

@@ -13,7 +13,7 @@ from distill_core.cli.run_file import RunFile, Set
 from distill_core.errors import DistillError
 
 if TYPE_CHECKING:
-    from distill_core.engine.validate import CheckedRun
+    from distill_core.engine.run_file.validate import CheckedRun
     from distill_core.registry import Registry
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show only errors and the result")]
@@ -61,7 +61,7 @@ def run_upto(file: Path, overrides: list[str] | None, quiet: bool, upto: str | N
     """Run the stages of a run file up to a kind (None: all), then print what there is to see."""
     from distill_core.engine.progress import Progress
     from distill_core.engine.run import run as run_stages
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     quiet_libraries(quiet)
@@ -103,6 +103,10 @@ def _run_rounds(file: Path, checked: CheckedRun, registry: Registry, quiet: bool
             f"round {one.round}: {one.sequences} sequences ({one.tokens} tokens) bought, {result.metric} "
             f"{one.value:.4f}{gain}"
         )
+        for name, rival in one.compare.items():
+            error = rival.difference_standard_error
+            within = "" if error is None else f" (difference {rival.difference:+.4f}, standard error {error:.4f})"
+            typer.echo(f"  {name}: {rival.sequences} sequences ({rival.tokens} tokens), {rival.value:.4f}{within}")
     typer.echo(
         f"{checked.config.name}: {result.stopped}; the student is in {Path(last.directory) / 'train/student/model'}"
     )

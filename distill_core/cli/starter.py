@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from distill_core.engine.models_on_disk import local_config
+from distill_core.engine.run_file.models_on_disk import local_config
 
 EXAMPLES = {
     "train.jsonl": [

@@ -22,8 +22,8 @@ from torch import Tensor
 from distill_core.config import CaptureConfig
 from distill_core.engine.data import TokenDataset, TokenSequence, collate
 from distill_core.engine.progress import Progress, Task
-from distill_core.errors import DataError, SignalError
-from distill_core.store import RowArrays, StoreMeta, StoreWriter
+from distill_core.errors import DataError, SignalError, StoreError
+from distill_core.store import RowArrays, StoreMeta, StoreReader, StoreWriter
 from distill_core.types import Needs, RowTarget, SparseSpec, TokenBatch
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class CaptureResult:
         directory: the finished store.
         sequences: sequences captured now.
         skipped_sequences: sequences that were stored already, or occur twice in the data.
+        copied_sequences: of those captured now, the ones that an earlier store (``known``) had.
         tokens: tokens of the sequences captured now.
         rows: rows captured now.
         seconds: wall-clock time.
@@ -49,6 +50,7 @@ class CaptureResult:
     tokens: int
     rows: int
     seconds: float
+    copied_sequences: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -79,7 +81,8 @@ def capture(
     Raises:
         DataError: no sequences.
         SignalError: the teacher cannot give these targets, or gives numbers that cannot be stored.
-        StoreError: the directory holds another capture, or another process writes to it.
+        StoreError: the directory holds another capture, another process writes to it, or a store of ``config.known``
+            is of another form or teacher.
     """
     started_s = time.monotonic()
     if not len(dataset):
@@ -88,6 +91,7 @@ def capture(
     spec = SparseSpec(config.method, config.k, meta.temperatures, seed=meta.seed, draws=config.draws)
     progress = Progress(quiet=True) if progress is None else progress
     tokens = rows = 0
+    known = Known(config.known, meta)
     with StoreWriter(directory, meta, shard_sequences=config.shard_sequences) as writer:
         pending = pending_sequences(dataset, [writer])
         total_tokens = sum(len(dataset[index]) for index in pending)
@@ -95,10 +99,46 @@ def capture(
             with progress.task(f"capture {config.name}", total_tokens, unit="tok") as task:
                 for start in range(0, len(pending), config.shard_sequences):
                     shard = [dataset[index] for index in pending[start : start + config.shard_sequences]]
-                    rows += _capture_shard(shard, teacher, spec, meta, config.batch_tokens, writer, task)
+                    rows += _capture_shard(shard, teacher, spec, meta, config.batch_tokens, writer, task, known)
                     tokens += sum(len(sequence) for sequence in shard)
     skipped = len(dataset) - len(pending)
-    return CaptureResult(Path(directory), len(pending), skipped, tokens, rows, time.monotonic() - started_s)
+    seconds = time.monotonic() - started_s
+    return CaptureResult(Path(directory), len(pending), skipped, tokens, rows, seconds, known.copied)
+
+
+class Known:
+    """Stores of earlier captures, from which whole sequences are copied byte by byte.
+
+    Args:
+        directories: finished stores.
+        meta: what the new store says about itself; theirs must be equal.
+
+    Raises:
+        StoreError: one is unfinished, or differs (saying how).
+    """
+
+    def __init__(self, directories: Sequence[str], meta: StoreMeta) -> None:
+        self.copied = 0
+        self._readers = [StoreReader(Path(directory).expanduser()) for directory in directories]
+        self._places: dict[bytes, tuple[StoreReader, int]] = {}
+        for reader in self._readers:
+            if differences := meta.differences(reader.meta):
+                raise StoreError(
+                    f"capture.known: {reader.directory} holds other labels than this capture makes: "
+                    f"{'; '.join(differences)}. Leave it out, or capture as it was captured"
+                )
+            for index in range(len(reader)):
+                self._places.setdefault(reader.key(index), (reader, index))
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def copy(self, key: bytes, writer: StoreWriter) -> int:
+        """Copy one sequence; returns the number of its rows."""
+        reader, index = self._places[key]
+        encoded = reader.encoded(index)
+        self.copied += writer.append_encoded(encoded)
+        return int(encoded.n_rows)
 
 
 def store_meta(teacher: Teacher, config: CaptureConfig, *, seed: int, k: int | None = None) -> StoreMeta:
@@ -162,16 +202,23 @@ def _capture_shard(
     batch_tokens: int,
     writer: StoreWriter,
     task: Task,
+    known: Known,
 ) -> int:
-    """Ask the teacher for one shard, then append its sequences in order; the number of rows."""
+    """Ask the teacher for what of a shard is not known, then append its sequences in order; the number of rows."""
     answers: dict[int, tuple[NDArray[np.int64], list[RowArrays]]] = {}
-    for indices in batches_of([len(sequence) for sequence in sequences], batch_tokens):
+    asked = [index for index, sequence in enumerate(sequences) if sequence.key not in known]
+    task.advance(sum(len(sequence) for sequence in sequences if sequence.key in known))
+    for places in batches_of([len(sequences[index]) for index in asked], batch_tokens):
+        indices = [asked[place] for place in places]
         chosen = [sequences[index] for index in indices]
         for index, answer in zip(indices, _ask(chosen, teacher, spec, meta), strict=True):
             answers[index] = answer
         task.advance(sum(len(sequence) for sequence in chosen))
     n_rows = 0
     for index, sequence in enumerate(sequences):
+        if index not in answers:
+            n_rows += known.copy(sequence.key, writer)
+            continue
         positions_n, draws = answers[index]
         try:
             writer.append(sequence.input_ids, positions_n, draws)

@@ -105,7 +105,8 @@ def narrow(teacher: Any, width: Width) -> Any:
             f"the narrower model expects {list(wanted_state[wrong[0]].shape)}"
         )
     student.load_state_dict(cut, strict=True)
-    student.generation_config = copy.deepcopy(teacher.generation_config)
+    if hasattr(teacher, "generation_config"):  # a classifier writes nothing
+        student.generation_config = copy.deepcopy(teacher.generation_config)
     return student
 
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from distill_core import __version__
 from distill_core.config import ComponentRef, RunConfig, TrainConfig
 from distill_core.engine.file_hashes import FileHashes
-from distill_core.engine.loading import Location, path_text
 from distill_core.engine.manifest import flat
-from distill_core.engine.supply import MODEL, captured_teachers, readers_of
-from distill_core.engine.validate import TRAINING_PARTS
+from distill_core.engine.run_file.loading import Location, path_text
+from distill_core.engine.run_file.supply import MODEL, asked_teachers, captured_teachers, readers_of
+from distill_core.engine.run_file.validate import TRAINING_PARTS
 from distill_core.options import ScheduleRef
 
 if TYPE_CHECKING:
-    from distill_core.engine.validate import CheckedRun
+    from distill_core.engine.run_file.validate import CheckedRun
     from distill_core.registry import Registry
 
 KINDS = ("synthesize", "data", "student", "select", "capture", "train", "evaluate", "report")
@@ -100,7 +100,8 @@ def _stages(config: RunConfig, parts: PartsOf) -> Iterator[Stage]:
     if synthesis:
         yield stage("synthesize", "", (), parts.synthesize)
     for split in ("train", "eval"):
-        yield stage("data", split, synthesis if split == "train" else (), lambda s=split: parts.data(s))  # type: ignore[misc]
+        before = synthesis if split == "train" else ("data:train",)  # documents in both splits are told
+        yield stage("data", split, before, lambda s=split: parts.data(s))  # type: ignore[misc]
     if config.data.target is not None:
         yield stage("data", "target", ("data:eval",), lambda: parts.data("target"))
     yield stage("student", "", (), parts.student)
@@ -139,8 +140,7 @@ class PartsOf:
         options = self.components[at].options
         wanted = self.components[at].entry.needs(options).signals
         if wanted - {MODEL}:
-            named = getattr(options, "teacher", None)
-            parts.update(self._teachers(list(self.config.all_teachers)[:1] if named is None else [named]))
+            parts.update(self._teachers(asked_teachers(options, self.config)))
         if MODEL in wanted:
             cut = self.config.data.model_dump(mode="json", exclude={"train", "eval", "target"})
             parts.update({**dict(flat("data", cut)), **self.student(), **self._task(), **self._tokenizer()})
@@ -164,9 +164,7 @@ class PartsOf:
         """A filter with the files and the model it names, and the teacher that it asks."""
         parts, component = {**self._component(at), **self._files(at)}, self.components[at]
         if component.entry.needs(component.options).signals:
-            named = getattr(component.options, "teacher", None)
-            teachers = list(self.config.all_teachers)[:1] if named is None else [named]
-            parts.update({**self._seed(), **self._teachers(teachers)})
+            parts.update({**self._seed(), **self._teachers(asked_teachers(component.options, self.config))})
         return parts
 
     def _files(self, at: Location) -> Parts:
@@ -185,9 +183,10 @@ class PartsOf:
         assert self.config.select is not None
         budget = self.config.select.budget.model_dump(mode="json", exclude_none=True)
         parts: Parts = dict(flat("select.budget", budget))
-        for index, directory in enumerate(self.config.select.exclude):
-            kept = Path(directory).expanduser() / "tokens.arrow"
-            parts.update(self.hashes.content(f"select.exclude[{index}]", str(kept)))
+        for field in ("exclude", "keep"):
+            for index, directory in enumerate(getattr(self.config.select, field)):
+                kept = Path(directory).expanduser() / "tokens.arrow"
+                parts.update(self.hashes.content(f"select.{field}[{index}]", str(kept)))
         return {**parts, **self._component(("select", "selector")), **self._task(), **self._seed(), **_code()}
 
     def student(self) -> Parts:
@@ -201,11 +200,14 @@ class PartsOf:
 
     def capture(self, capture: Any) -> Parts:
         path = "capture" if len(self.config.captures) == 1 else f"capture {capture.name}"
-        options = capture.model_dump(mode="json", exclude={"name", "teachers"})
+        options = capture.model_dump(mode="json", exclude={"name", "teachers", "known"})
         teachers = self._teachers(captured_teachers(capture, self.config))
         if capture.update is not None:  # the description holds the checksum of every shard
             description = str(Path(capture.update.base).expanduser() / "store.json")
             teachers.update(self.hashes.content(f"{path}.update.base", description))
+        for index, known in enumerate(capture.known):
+            description = str(Path(known).expanduser() / "store.json")
+            teachers.update(self.hashes.content(f"{path}.known[{index}]", description))
         parts: Parts = {**dict(flat(path, options)), **teachers, **self._task(), **self._seed(), **_code()}
         for training in readers_of(capture.name, self.config).values():
             if isinstance(training.vocabulary, ComponentRef):
@@ -240,10 +242,12 @@ class PartsOf:
         return parts
 
     def evaluate(self) -> Parts:
-        options = self.config.evaluate.model_dump(mode="json", exclude={"evaluators"})
+        options = self.config.evaluate.model_dump(mode="json", exclude={"evaluators", "models"})
         parts: Parts = {**dict(flat("evaluate", options)), **self._task(), **self._seed(), **_code()}
         for index in range(len(self.config.evaluate.evaluators)):
             parts.update(self._component(("evaluate", "evaluators", index)))
+        for name, model in self.config.evaluate.models.items():
+            parts.update(self.hashes.content(f"evaluate.models.{name}", model))
         report = self.config.report
         parts.update(flat("report", report.model_dump(mode="json", include={"prompts", "max_new_tokens"})))
         return {**parts, **self._teachers()}

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from distill_core.engine.data import IGNORE, SCHEMA, SUMMARY_FILE, TOKENS_FILE, TokenDataset, TokenSequence
-from distill_core.engine.records import FORMS, cut_record
+from distill_core.engine.records import FORMS, cut_record, encodable_text
 from distill_core.errors import DataError
 from distill_core.files import atomic_file, write_json
 from distill_core.filtering import FilterChain, build_filter
@@ -315,8 +315,9 @@ def _rows(
     from distill_core.store import sequence_key
 
     for document, record in records:
+        encodable_text(document, "document", ascii(document))
         cut = cut_one(record, document)
-        domain = "" if record.get("domain") is None else str(record["domain"])
+        domain = "" if record.get("domain") is None else encodable_text(str(record["domain"]), "domain", document)
         difficulty = difficulty_of(record, document)
         counts.dropped.update(cut.dropped)
         free = None if document_limit is None else document_limit - counts.documents.get(document, 0)

@@ -67,14 +67,38 @@ def cut_record(record: Mapping[str, Any], *, tokenizer: Any, data: Cutting, docu
         if weight == 1:
             return cut
         return CutRecord([Piece(p.input_ids, None, [weight] * len(p.input_ids)) for p in cut.pieces], cut.dropped)
-    raise DataError(f"document {document}: a record needs {FORMS}; received the fields {sorted(record)}")
+    raise DataError(
+        f"document {document}: a record needs {FORMS}; received the fields {sorted(record)}. What a source keeps of a "
+        "row is named in its options: `text: FIELD`, `prompt` and `completion`, or `messages`, beside `fields`"
+    )
 
 
 def _text(record: Mapping[str, Any], field: str, document: str) -> str:
     value = record.get(field)
     if not isinstance(value, str):
         raise DataError(f"document {document}: `{field}` must be a string, received {type(value).__name__}")
-    return value
+    return encodable_text(value, field, document)
+
+
+def encodable_text(text: str, field: str, document: str) -> str:
+    """The text, if it can be written as UTF-8: half of a surrogate pair, as JSON may hold it, is no character.
+
+    Raises:
+        DataError: it cannot.
+
+    >>> encodable_text("naïve", "text", "d")
+    'naïve'
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = ascii(text[max(0, error.start - 20) : error.start + 20])
+        raise DataError(
+            f"document {document}: `{field}` holds half of a surrogate pair, {text[error.start]!a} at character "
+            f"{error.start} ({around}), which is no text and which no tokenizer takes: write the pair as one "
+            "character, put another in its place, or leave the record out"
+        ) from None
+    return text
 
 
 def weight_of(record: Mapping[str, Any], document: str) -> float:
@@ -190,6 +214,8 @@ def _message_parts(record: Mapping[str, Any], tokenizer: Any, document: str, wei
             f"document {document}: `messages` must be a list of {{role, content}} with strings, "
             f"received {str(messages)[:80]}"
         )
+    for index, message in enumerate(messages):
+        encodable_text(message["content"], f"messages[{index}].content", document)
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             f"document {document} has `messages`, but the tokenizer {tokenizer.name_or_path} has no chat template: "

@@ -35,7 +35,7 @@ from distill_core.files import remove_temporaries, write_text
 
 if TYPE_CHECKING:
     from distill_core.config import RunConfig
-    from distill_core.engine.validate import CheckedRun
+    from distill_core.engine.run_file.validate import CheckedRun
     from distill_core.registry import Registry
 
 RUN_FILE = "run.yaml"
@@ -84,7 +84,7 @@ def run(
     """Run the stages of a checked run file, reusing what is finished.
 
     Args:
-        checked: what :func:`distill_core.engine.validate.load_run_file` returned.
+        checked: what :func:`distill_core.engine.run_file.validate.load_run_file` returned.
         registry: builds components and calls observer hooks.
         progress: shows progress and messages.
         upto: a kind of stage (``capture``): only those and what they need; default: all.
@@ -124,6 +124,15 @@ def _stage_functions(given: Any) -> dict[str, Any]:
     return dict(STAGES)
 
 
+def write_run_file(config: RunConfig, directory: Path) -> None:
+    """The resolved config, defaults included; written only if it differs."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    path = directory / RUN_FILE
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
 class _Runner:
     """Goes through the stages of one run, under its lock."""
 
@@ -139,7 +148,7 @@ class _Runner:
     def run(self) -> RunResult:
         error: BaseException | None = None
         try:
-            self._write_run_file(self.plan.config)
+            write_run_file(self.plan.config, self.plan.directory)
             outcomes = tuple(self._stage(stage) for stage in self.stages)
             return RunResult(self.plan.directory, outcomes)
         except BaseException as failure:
@@ -149,14 +158,6 @@ class _Runner:
             self.processes.announce(STOP)
             if self.started:
                 self.context.registry.call_hook("distill_run_ended", run=self.context, error=error)
-
-    def _write_run_file(self, config: RunConfig) -> None:
-        """The resolved config, defaults included; written only if it differs."""
-        values = config.model_dump(mode="json", exclude_none=True)
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        path = self.plan.directory / RUN_FILE
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
 
     def _stage(self, stage: Stage) -> Outcome:
         directory = self.plan.directory / stage.directory

@@ -50,6 +50,7 @@ null where the selector has none. The metadata of the file hold the selector, an
 
 KEPT, BEYOND, NOT_REACHED = "within the budget", "beyond the budget", "not reached before the budget was full"
 CHOSEN_BEFORE = "kept by an earlier selection"
+LEARNED_AGAIN = "kept by an earlier selection and learned from again"
 
 
 def select_sequences(
@@ -69,7 +70,13 @@ def select_sequences(
     """
     whole = context.prepared("train")
     name = config.selector.use
-    free = _not_chosen_before(whole, config.exclude)
+    excluded, again = _kept_by(whole, config.exclude), _kept_by(whole, config.keep)
+    free = np.flatnonzero(~(excluded | again))
+    if not len(free):
+        raise DataError(
+            f"select.exclude: the selections in {', '.join([*config.exclude, *config.keep])} kept all {len(whole)} "
+            "sequences of data.train: nothing is left to choose from"
+        )
     pool = whole if len(free) == len(whole) else [whole[int(index)] for index in free]
     lengths = np.array([len(sequence) for sequence in pool], dtype=np.int64)
     budget = budget_of(config.budget, lengths)
@@ -98,12 +105,17 @@ def select_sequences(
         raise DataError(_nothing_kept(name, budget, ranking, lengths, order))
     placed = _placed(ranking, free, len(whole))
     order = free[order]
-    reasons = _reasons(placed, order, len(kept), np.isin(np.arange(len(whole)), free))
+    reasons = _reasons(placed, order, len(kept), excluded, again)
     _write_decisions(directory / DECISIONS_FILE, whole, placed, order, len(kept), reasons, name)
     counts = Counter(reason.partition(": ")[0] for reason in reasons)
     said = "" if likeness is None else likeness.sentence()
-    summary = write_kept(whole, np.sort(free[kept]), directory, dropped=counts - Counter({KEPT: len(pool)}), note=said)
-    sentence = f"{len(kept)} of {len(pool)} sequences kept by {name}, {summary['tokens']} tokens"
+    dropped = counts - Counter({KEPT: len(whole), LEARNED_AGAIN: len(whole)})
+    indices = np.union1d(free[kept], np.flatnonzero(again))
+    bought = {"sequences": len(kept), "tokens": int(lengths[kept].sum())}
+    summary = write_kept(whole, indices, directory, dropped=dropped, note=said, bought=bought)
+    sentence = f"{len(kept)} of {len(pool)} sequences kept by {name}, {bought['tokens']} tokens"
+    if again.any():
+        sentence += f"; with those of earlier selections {summary['sequences']} are learned from"
     if len(kept) == len(order) and len(order) < budget.most(lengths):
         sentence += f"; the selector refused {len(ranking.refused)} and the budget is not filled"
     context.progress.say(f"select: {sentence}")
@@ -113,7 +125,7 @@ def select_sequences(
         "kept": len(kept),
         "pool": len(pool),
         "pool_key": data_key(pool),
-        "tokens": summary["tokens"],
+        "tokens": bought["tokens"],
         "score": ranking.meaning,
         "reasons": dict(sorted(counts.items())),
         **({"likeness": said} if said else {}),
@@ -206,20 +218,10 @@ def _nothing_kept(
     )
 
 
-def _not_chosen_before(pool: TokenDataset, directories: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Places of the sequences that no earlier selection kept.
-
-    Raises:
-        DataError: all were.
-    """
+def _kept_by(pool: TokenDataset, directories: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which sequences of the pool earlier selections kept."""
     before = {sequence.key for directory in directories for sequence in TokenDataset.open(Path(directory).expanduser())}
-    free = [index for index, sequence in enumerate(pool) if sequence.key not in before] if before else range(len(pool))
-    if not len(free):
-        raise DataError(
-            f"select.exclude: the selections in {', '.join(directories)} kept all {len(pool)} sequences of data.train: "
-            "nothing is left to choose from"
-        )
-    return np.array(free, dtype=np.int64)
+    return np.array([bool(before) and sequence.key in before for sequence in pool], dtype=bool)
 
 
 def _placed(ranking: Ranking, free: npt.NDArray[np.int64], count: int) -> Ranking:
@@ -229,8 +231,15 @@ def _placed(ranking: Ranking, free: npt.NDArray[np.int64], count: int) -> Rankin
     return replace(ranking, scores=scores, refused={int(free[i]): why for i, why in ranking.refused.items()})
 
 
-def _reasons(ranking: Ranking, order: npt.NDArray[np.int64], kept: int, free: npt.NDArray[np.bool_]) -> list[str]:
-    reasons = [NOT_REACHED if left else CHOSEN_BEFORE for left in free]
+def _reasons(
+    ranking: Ranking,
+    order: npt.NDArray[np.int64],
+    kept: int,
+    excluded: npt.NDArray[np.bool_],
+    again: npt.NDArray[np.bool_],
+) -> list[str]:
+    places = zip(excluded, again, strict=True)
+    reasons = [LEARNED_AGAIN if kept_on else CHOSEN_BEFORE if out else NOT_REACHED for out, kept_on in places]
     for index, reason in ranking.refused.items():
         reasons[index] = reason
     for rank, index in enumerate(order):
@@ -266,9 +275,18 @@ def _write_decisions(
 
 
 def write_kept(
-    pool: TokenDataset, indices: npt.NDArray[np.int64], directory: Path, *, dropped: Counter[str], note: str = ""
+    pool: TokenDataset,
+    indices: npt.NDArray[np.int64],
+    directory: Path,
+    *,
+    dropped: Counter[str],
+    bought: dict[str, int],
+    note: str = "",
 ) -> dict[str, Any]:
-    """Write the sequences at ``indices`` of ``pool`` as a data directory; returns its summary, with the note if any."""
+    """Write the sequences at ``indices`` of ``pool`` as a data directory; returns its summary, with the note if any.
+
+    ``bought``: sequences and tokens of those that this selection chose itself.
+    """
     table = pa.ipc.open_file(pa.memory_map(str(pool.directory / TOKENS_FILE))).read_all().take(pa.array(indices))
     with atomic_file(directory / TOKENS_FILE) as file, pa.ipc.new_file(file, table.schema) as writer:
         for batch in table.combine_chunks().to_batches(max_chunksize=1024):
@@ -281,6 +299,7 @@ def write_kept(
         "sequences": len(sequences),
         "tokens": sum(len(sequence) for sequence in sequences),
         "predicted_tokens": sum(map(_predicted, sequences)),
+        "bought": bought,
         "documents": dict(Counter(sequence.document for sequence in sequences)),
         **({"note": note} if note else {}),
     }

@@ -10,9 +10,9 @@ from typing import Any
 
 from distill_core.engine.context import RunContext
 from distill_core.engine.manifest import clear, read_manifest
-from distill_core.engine.models_on_disk import context_length
 from distill_core.engine.plan import Stage
-from distill_core.engine.supply import MODEL
+from distill_core.engine.run_file.models_on_disk import context_length
+from distill_core.engine.run_file.supply import MODEL
 from distill_core.errors import DataError, StoreError, TrainingError
 from distill_core.funnel import funnel_sentence
 
@@ -40,7 +40,7 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
         atomic_file(directory / RECORDS_FILE) as file,
     ):
         for record in synthesizer.synthesize(source.records(), directory):
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.write(_json_line(record))
             count += 1
             task.advance(1)
         if not count:
@@ -50,6 +50,14 @@ def synthesize(context: RunContext, stage: Stage) -> Notes:
     if told := funnel_sentence(notes.get("funnel") or ()):
         context.progress.say(f"synthesize: {count} records ({told})")
     return notes
+
+
+def _json_line(record: Mapping[str, Any]) -> bytes:
+    """A record as it is; with escapes where it holds half of a surrogate pair, for the data stage to refuse by name."""
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record).encode() + b"\n"
 
 
 def _synthesis_context(context: RunContext, **more: Any) -> Any:
@@ -186,7 +194,7 @@ def capture(context: RunContext, stage: Stage) -> Notes:
     from distill_core.engine.capture import capture as capture_signals
     from distill_core.engine.capture_update import update_capture
     from distill_core.engine.joint_capture import capture_jointly
-    from distill_core.engine.supply import captured_teachers
+    from distill_core.engine.run_file.supply import captured_teachers
 
     config = next(one for one in context.config.captures if one.name == stage.item)
     if stage.name in context.damaged:
@@ -209,7 +217,11 @@ def capture(context: RunContext, stage: Stage) -> Notes:
         capture_jointly(teachers, dataset, config, directory, progress=context.progress)
     else:
         (teacher,) = teachers.values()
-        capture_signals(teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress)
+        captured = capture_signals(
+            teacher, dataset, config, directory, seed=context.config.seed, progress=context.progress
+        )
+        if config.known:
+            update = {"copied_sequences": captured.copied_sequences}
     identity = ", ".join(teacher.identity() for teacher in teachers.values())
     return {"teacher": identity, "vocabulary": "; ".join(dict.fromkeys(sentences)), **update, **_kernels()}
 
@@ -230,7 +242,7 @@ def _remove_damaged_shards(context: RunContext, stage: Stage) -> None:
 
 def store_directories(context: RunContext, name: str) -> list[Path]:
     """The stores of a capture: one, or one per teacher where they were captured together."""
-    from distill_core.engine.supply import captured_teachers
+    from distill_core.engine.run_file.supply import captured_teachers
 
     config = next(one for one in context.config.captures if one.name == name)
     directory = context.path(f"capture:{name}")
@@ -241,7 +253,7 @@ def store_directories(context: RunContext, name: str) -> list[Path]:
 
 def _policy_of_readers(context: RunContext, store: str) -> Any:
     """What the trainings that read a capture say about vocabularies; the strictest where they differ."""
-    from distill_core.engine.supply import readers_of
+    from distill_core.engine.run_file.supply import readers_of
     from distill_core.engine.vocabulary import chosen_policy
 
     said = [training.vocabulary for training in readers_of(store, context.config).values()]
@@ -301,6 +313,8 @@ def evaluate(context: RunContext, stage: Stage) -> Notes:
         models[name] = EvaluationTarget(
             source=context.path(f"train:{name}") / "model", is_teacher=False, trust_remote_code=remote
         )
+    for name, model in config.evaluate.models.items():
+        models[name] = EvaluationTarget(source=model, trust_remote_code=remote)
     evaluate_models(
         models,
         teacher=context.teacher() if config.all_teachers else None,
@@ -355,9 +369,25 @@ def _records(context: RunContext, split: str) -> Iterable[tuple[str, Mapping[str
 def report(context: RunContext, stage: Stage) -> Notes:
     from distill_core.report import write_cards, write_report
 
+    if context.config.synthesize is not None:
+        _map_synthesis(context, context.path(stage.name))
     page = write_report(context.directory)
     cards = [path.relative_to(context.directory).as_posix() for path in write_cards(context.directory)]
     return {"page": page.relative_to(context.directory).as_posix(), "model_cards": cards}
+
+
+def _map_synthesis(context: RunContext, directory: Path) -> None:
+    """Synthetic sequences beside the real held-out ones, for the page."""
+    from distill_core.engine.synthesis_map import points_of
+    from distill_core.files import write_json
+    from distill_core.report.data_map import data_map
+    from distill_core.report.made_data import MADE, REAL, SYNTHESIS_MAP
+
+    groups = {REAL: context.dataset("eval"), MADE: context.prepared("train")}
+    remote = context.config.student.trust_remote_code
+    of, points = points_of(groups, student=context.path("student"), task=context.task, trust_remote_code=remote)
+    totals = {name: len(group) for name, group in groups.items()}
+    write_json(directory / SYNTHESIS_MAP, {"of": of, "sequences": totals, **data_map(points)})
 
 
 def _kernels() -> Notes:

@@ -205,7 +205,8 @@ def keep_layers(teacher: Any, layers: Sequence[int]) -> Any:
             )
         cut[key] = source[origin]
     student.load_state_dict(cut, strict=True)
-    student.generation_config = copy.deepcopy(teacher.generation_config)
+    if hasattr(teacher, "generation_config"):  # a classifier writes nothing
+        student.generation_config = copy.deepcopy(teacher.generation_config)
     return student
 
 

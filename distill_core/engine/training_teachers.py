@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distill_core.engine.supply import captured_teachers
+from distill_core.engine.run_file.supply import captured_teachers
 
 if TYPE_CHECKING:
     from pathlib import Path

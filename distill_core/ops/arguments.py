@@ -10,6 +10,7 @@ cannot trace with dynamic shapes.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -24,10 +25,38 @@ def _shape(x: Tensor) -> str:
     return "[" + ", ".join(str(s) for s in x.shape) + "]"
 
 
-def check_matrix(op: str, name: str, x: Tensor) -> None:
-    """A floating-point matrix."""
+def check_number(op: str, name: str, value: object) -> None:
+    """A Python number. A tensor is refused: it would be read once and get no gradient."""
+    if torch.compiler.is_compiling():
+        return
+    if isinstance(value, Tensor):
+        raise TypeError(
+            f"{op}: {name} must be a Python number; got a tensor, which would get no gradient here: pass "
+            f"{name}.item(), or multiply hidden states by what is learned"
+        )
+    if not isinstance(value, numbers.Real | torch.SymInt | torch.SymFloat):
+        raise TypeError(f"{op}: {name} must be a Python number; got {value!r}")
+
+
+def check_whole(op: str, name: str, value: object) -> None:
+    """A Python integer."""
+    if torch.compiler.is_compiling() or isinstance(value, numbers.Integral | torch.SymInt):
+        return
+    shown = f"a tensor; pass {name}.item()" if isinstance(value, Tensor) else repr(value)
+    raise TypeError(f"{op}: {name} must be an integer; got {shown}")
+
+
+def check_tensor(op: str, name: str, x: object) -> None:
+    """A tensor with strides."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor; got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor; got layout {x.layout}; pass {name}.to_dense()")
+
+
+def check_matrix(op: str, name: str, x: Tensor) -> None:
+    """A floating-point matrix."""
+    check_tensor(op, name, x)
     if x.dim() != 2:
         raise ValueError(f"{op}: {name} must have 2 dimensions; got shape {_shape(x)}; flatten batch and time first")
     if not x.is_floating_point():
@@ -54,6 +83,7 @@ def check_head(
         raise ValueError(f"{op}: weight_VD is {_shape(weight_VD)}: a head needs at least one vocabulary entry")
     check_device(op, "weight_VD", weight_VD, hidden_ND)
     if bias_V is not None:
+        check_tensor(op, "bias", bias_V)
         if bias_V.shape != weight_VD.shape[:1]:
             raise ValueError(
                 f"{op}: bias must be [{weight_VD.shape[0]}], one entry per row of weight_VD; got {_shape(bias_V)}"
@@ -61,6 +91,9 @@ def check_head(
         if not bias_V.is_floating_point():
             raise TypeError(f"{op}: bias must be floating point; got {bias_V.dtype}")
         check_device(op, "bias", bias_V, hidden_ND)
+    if softcap is not None:
+        check_number(op, "softcap", softcap)
+    check_number(op, "logit_scale", logit_scale)
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"{op}: softcap must be a positive number or None (no cap); got {softcap!r}")
     if not -math.inf < logit_scale < math.inf:
@@ -82,8 +115,7 @@ def check_device(op: str, name: str, x: Tensor, like: Tensor) -> None:
 
 def check_ids(op: str, ids_NK: Tensor, first_NX: Tensor) -> None:
     """Shape and dtype of a support."""
-    if not isinstance(ids_NK, Tensor):
-        raise TypeError(f"{op}: ids_NK must be a torch.Tensor; got {type(ids_NK).__name__}")
+    check_tensor(op, "ids_NK", ids_NK)
     if ids_NK.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: ids_NK must be int32 or int64; got {ids_NK.dtype}")
     if ids_NK.dim() != 2 or ids_NK.shape[0] != first_NX.shape[0]:
@@ -95,6 +127,7 @@ def check_ids(op: str, ids_NK: Tensor, first_NX: Tensor) -> None:
 
 def check_row_vector(op: str, name: str, x: Tensor, first_NX: Tensor, *, integer: bool) -> None:
     """One number per row."""
+    check_tensor(op, name, x)
     if x.dim() != 1 or x.shape[0] != first_NX.shape[0]:
         raise ValueError(f"{op}: {name} must be [N] with N = {first_NX.shape[0]}; got {_shape(x)}")
     if integer and x.dtype not in (torch.int32, torch.int64):
@@ -106,15 +139,16 @@ def check_row_vector(op: str, name: str, x: Tensor, first_NX: Tensor, *, integer
 
 def check_temperature(op: str, temperature: float, *, name: str = "temperature") -> float:
     """A positive, finite number."""
-    if isinstance(temperature, Tensor) or not 0 < temperature < math.inf:
+    check_number(op, name, temperature)
+    if not 0 < temperature < math.inf:
         raise ValueError(f"{op}: {name} must be a positive Python number; got {temperature!r}")
     return float(temperature)
 
 
 def check_temperatures(op: str, temperatures: Sequence[float]) -> tuple[float, ...]:
     """A non-empty tuple of different temperatures."""
-    if isinstance(temperatures, (int, float)):
-        raise TypeError(f"{op}: temperatures must be a tuple such as (1.0,); got the number {temperatures!r}")
+    if not isinstance(temperatures, tuple | list):
+        raise TypeError(f"{op}: temperatures must be a tuple such as (1.0,); got {temperatures!r}")
     checked = tuple(check_temperature(op, t, name="every entry of temperatures") for t in temperatures)
     if not checked or len(set(checked)) != len(checked):
         raise ValueError(f"{op}: temperatures must be one or more different numbers; got {tuple(temperatures)!r}")
@@ -123,8 +157,8 @@ def check_temperatures(op: str, temperatures: Sequence[float]) -> tuple[float, .
 
 def check_extras(op: str, extras: Sequence[str]) -> tuple[str, ...]:
     """Names of optional statistics."""
-    if isinstance(extras, str):
-        raise TypeError(f'{op}: extras must be a tuple such as ("entropy",); got the string {extras!r}')
+    if not isinstance(extras, tuple | list | set | frozenset):
+        raise TypeError(f'{op}: extras must be a tuple such as ("entropy",); got {extras!r}')
     unknown = [name for name in extras if name not in EXTRAS]
     if unknown:
         raise ValueError(f"{op}: extras may hold {', '.join(EXTRAS)}; got {', '.join(map(repr, unknown))}")
@@ -139,6 +173,8 @@ def check_choice(op: str, name: str, value: str, allowed: Sequence[str]) -> None
 
 def check_vocabulary_limit(op: str, valid_vocab: int | None, vocabulary: int) -> int:
     """The number of columns that count."""
+    if valid_vocab is not None:
+        check_whole(op, "valid_vocab", valid_vocab)
     limit = vocabulary if valid_vocab is None else valid_vocab
     if not 0 <= limit <= vocabulary:
         raise ValueError(f"{op}: valid_vocab must lie between 0 and V = {vocabulary}; got {valid_vocab}")
@@ -147,6 +183,7 @@ def check_vocabulary_limit(op: str, valid_vocab: int | None, vocabulary: int) ->
 
 def check_k(op: str, k: int, most: int | None = None) -> None:
     """A number of entries; at most as many as there are, if that matters."""
+    check_whole(op, "k", k)
     if k < 0 or (most is not None and k > most):
         raise ValueError(
             f"{op}: k must be at least 0"

@@ -13,7 +13,7 @@ from distill_core.planning.shape import ModelShape
 
 if TYPE_CHECKING:
     from distill_core.config import RunConfig
-    from distill_core.engine.validate import CheckedRun
+    from distill_core.engine.run_file.validate import CheckedRun
 
 
 def of_run(checked: CheckedRun, *, tokens: float | None = None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def write_report(
     """
     run = collect(Path(run_directory))
     text = as_json(content_of(run, _plugin_sections(run, registry)))
-    target = Path(directory) if directory is not None else run.directory / "report"
+    target = Path(directory) if directory is not None else Path(run_directory) / "report"
     target.mkdir(parents=True, exist_ok=True)
     page = render(json.loads(text)).encode("utf-8", errors="replace")
     atomic_write_bytes(target / "report.json", text.encode())

@@ -29,6 +29,7 @@ class CollectedRun:
         overlap: held-out sequences and documents that are in the training data, or None where one split is missing.
         siblings: runs beside this one with the same run file but another seed.
         replaced: seeds of trainings that were replaced in this directory.
+        active: ``active.json`` where the directory holds active rounds; all else is then that of the last round.
         problems: files that could not be read, and why.
     """
 
@@ -43,6 +44,7 @@ class CollectedRun:
     overlap: dict[str, Any] | None = None
     siblings: list[dict[str, Any]] = field(default_factory=list)
     replaced: list[Any] = field(default_factory=list)
+    active: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +65,8 @@ def collect(directory: Path) -> CollectedRun:
     Raises:
         DistillError: ``directory`` is no run directory (nothing of a run lies in it).
     """
+    if (Path(directory) / "active.json").is_file():
+        return _last_round(Path(directory))
     run = CollectedRun(Path(directory))
     run_file = run.directory / "run.yaml"
     if run_file.is_file():
@@ -96,6 +100,21 @@ def collect(directory: Path) -> CollectedRun:
         run.problems.append(f"the prepared sequences cannot be compared: {error}")
     run.siblings = recorded.siblings(run.directory, run.config)
     run.replaced = recorded.replaced_seeds(run.directory)
+    return run
+
+
+def _last_round(directory: Path) -> CollectedRun:
+    """The last round of active rounds, and what all of them brought."""
+    whole = CollectedRun(directory)
+    active = _json(whole, directory / "active.json")
+    try:
+        run = collect(directory / "rounds" / f"{active['rounds'][-1]['round']:02d}")  # type: ignore[index]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DistillError(
+            f"{directory / 'active.json'} names no round ({type(error).__name__}: {error}): run the rounds again, "
+            "distill run FILE"
+        ) from error
+    run.active = active
     return run
 
 

@@ -29,6 +29,7 @@ from distill_core.report.collect import CollectedRun, collect
 from distill_core.report.content import content_of
 from distill_core.report.flags import budget_of, picked_seeds
 from distill_core.report.recorded import recipe, tokens_digest
+from distill_core.report.sizes import by_size
 from distill_core.report.text import in_sentence, listing, number
 
 SCHEMA = 1
@@ -106,6 +107,7 @@ def compare_runs(directories: Sequence[Path], *, model: str | None = None, confi
             "reference": methods[0].label,
             "methods": [_described(method) for method in methods],
             "metrics": metrics,
+            "sizes": by_size(runs),
             "flags": [asdict(flag) for flag in sorted(flags, key=lambda flag: flag.severity != "error")],
         }
     )

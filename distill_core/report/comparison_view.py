@@ -14,7 +14,7 @@ from distill_core.report.blocks import Block, Cell, Column, Figures, Section
 from distill_core.report.compare import NOT_COMPARABLE
 from distill_core.report.page import render_page
 from distill_core.report.summary import ALARMS, MARKS, STYLES
-from distill_core.report.svg import Interval, interval_chart
+from distill_core.report.svg import Interval, Series, interval_chart, line_chart
 from distill_core.report.text import (
     MISSING,
     arrow,
@@ -89,6 +89,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         glance=shown[:2],
         sections=[
             Section("results", "Side by side", [*body, *([Figures(shown[2:])] if shown[2:] else [])]),
+            *_by_size(comparison),
             Section("methods", "What is compared", [_methods(comparison)]),
         ],
     )
@@ -199,6 +200,38 @@ def _methods(comparison: Mapping[str, Any]) -> blocks.Table:
         for method in comparison["methods"]
     ]
     return blocks.Table("The runs that were compared.", columns, rows)
+
+
+def _by_size(comparison: Mapping[str, Any]) -> list[Section]:
+    """A chart of each metric over the size of the training set, where the runs have several."""
+    figures = []
+    for metric in (comparison.get("sizes") or {}).values():
+        scale = 100.0 if metric["unit"] == "fraction" else 1.0
+        series = []
+        for index, (name, points) in enumerate(metric["lines"].items()):
+            values = [(float(one["size"]), scale * number(one["value"])) for one in points]
+            errors = [scale * number(one["standard_error"]) for one in points]
+            series.append(Series(name, f"tone-{min(index, 5)}", values, errors, "marked"))
+        better = "higher" if metric["higher_is_better"] else "lower"
+        unit = "%" if metric["unit"] == "fraction" else metric["unit"]
+        note = ", ".join(part for part in (unit, f"{better} is better", "band: \u00b1 1 standard error") if part)
+        svg = line_chart(
+            series[::-1],
+            title=f"{metric['label']} by size",
+            x_label="sequences learned from (logarithmic)",
+            x_log=True,
+            x_ticks=sorted({x for one in series for x, _ in one.points}),
+            end_labels=False,
+        )
+        legend = [(one.label, one.tone) for one in series]
+        figures.append(blocks.Figure(f"{metric['label']} by size", note, svg, legend))
+    if not figures:
+        return []
+    said = (
+        "A line for each way of getting training data and for each baseline. Errors are over runs where several have "
+        "one size, else by document; sizes are the sequences that the run's own student learns from."
+    )
+    return [Section("sizes", "By size of the training set", [Figures(figures[:MOST_CHARTS]), blocks.Prose([said])])]
 
 
 def _figure(metric: Mapping[str, Any], tone: Mapping[str, str]) -> blocks.Figure:

@@ -14,7 +14,8 @@ from typing import Any
 from distill_core.report.collect import CollectedRun
 from distill_core.report.flags import run_checks
 from distill_core.report.funnel import funnel_tables
-from distill_core.report.made_data import selection_map, synthetic_samples
+from distill_core.report.made_data import selection_map, synthesis_map, synthetic_samples
+from distill_core.report.overlays import overlays
 from distill_core.report.synthesis import synthesis_of
 from distill_core.report.verdict import headline
 
@@ -39,11 +40,14 @@ def content_of(run: CollectedRun, sections: Sequence[tuple[str, str]] = ()) -> d
         "data": run.data,
         "overlap": run.overlap,
         "trainings": {name: run.trainings[name] for name in run.trainings_in_order},
+        "overlays": overlays(run.manifests, [n for n in run.trainings_in_order if n != "student"]),
         "synthesis": synthesis_of(run),
         "synthetic_samples": synthetic_samples(run.directory),
+        "synthesis_map": synthesis_map(run.directory, run.problems),
         "selection_map": selection_map(run.directory, run.manifests, run.config),
         "stores": run.stores,
         "manifests": run.manifests,
+        "active": run.active,
         "siblings": run.siblings,
         "replaced": run.replaced,
         "sections": [{"title": title, "text": text} for title, text in sections],

@@ -67,7 +67,7 @@ def data_map(groups: Mapping[str, npt.ArrayLike]) -> dict[str, Any]:
 
 
 def map_svg(content: Mapping[str, Any], tones: Mapping[str, str]) -> Markup:
-    """The map as a chart of dots, later groups on top.
+    """The map as a chart of dots, later groups on top; their names belong in a legend beside it.
 
     Args:
         content: as :func:`data_map` gives it.
@@ -79,4 +79,4 @@ def map_svg(content: Mapping[str, Any], tones: Mapping[str, str]) -> Markup:
         for label, group in content["groups"].items()
     ]
     label = f"first component ({x:.0%} of the variance), second: {y:.0%}"
-    return line_chart(series, title="Map of the data", x_label=label)
+    return line_chart(series, title="Map of the data", x_label=label, end_labels=False)

@@ -25,6 +25,10 @@ HIDDEN = "hidden, mean"
 """What the table of mean hidden states says it holds (``distill_core.engine.features``)."""
 
 REST, KEPT = "not kept", "kept"
+REAL, MADE = "real, held out", "synthetic"
+
+SYNTHESIS_MAP = "map.json"
+"""Where the report stage leaves the map of real and synthetic sequences, beside the page."""
 
 
 def synthetic_samples(directory: Path) -> list[dict[str, Any]]:
@@ -101,3 +105,21 @@ def _stored(root: Path, pool_key: Any) -> Any:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a table under way, or none
     return None
+
+
+def synthesis_map(directory: Path, problems: list[str]) -> dict[str, Any] | None:
+    """The map of real and synthetic sequences that the report stage made; None where there is none.
+
+    Args:
+        directory: of the run.
+        problems: what cannot be read is named here.
+    """
+    path = directory / "report" / SYNTHESIS_MAP
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("of", "sequences", "variance", "groups")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"report/{SYNTHESIS_MAP} cannot be shown: {type(error).__name__}: {error}")
+        return None

@@ -90,10 +90,12 @@ def line_chart(
     y_zero: bool = False,
     diagonal: bool = False,
     y_per_cent: bool = False,
+    x_ticks: Sequence[float] = (),
+    end_labels: bool = True,
 ) -> Markup:
     """Lines over a common axis, with uncertainty bands, dots or a diagonal (reliability).
 
-    Each line carries its label at its end and each single dot beside it, so no legend is needed.
+    Each line carries its label at its end and each single dot beside it, so no legend is needed (``end_labels``).
 
     Args:
         series: later ones are drawn on top; of several with one label the last one carries it.
@@ -103,6 +105,8 @@ def line_chart(
         y_zero: begin the vertical axis at 0.
         diagonal: draw y = x.
         y_per_cent: label both axes in per cent.
+        x_ticks: values named on the horizontal axis; default: round ones.
+        end_labels: write the labels into the chart; False where a legend beside it has them.
     """
     drawn = [_finite(one) for one in series]
     drawn = [one for one in drawn if one.points]
@@ -110,7 +114,7 @@ def line_chart(
         return Markup("")
     xs = [x for one in drawn for x, _ in one.points]
     ys = [value for one in drawn for value in _extremes(one)]
-    right = WIDTH - RIGHT - _label_room(drawn)
+    right = WIDTH - RIGHT - (_label_room(drawn) if end_labels else 0)
     x_of = _axis(min(xs), max(xs), LEFT, right, log=x_log)
     low, high = (0.0 if y_zero else min(ys)), max(ys)
     if diagonal:
@@ -121,7 +125,8 @@ def line_chart(
     label = (lambda v: f"{100 * v:.0f}%") if y_per_cent else tick_text
     parts = [_grid_y(ticks(low, high + pad, 4), y_of, label, right)]
     x_low, x_high = (0.0, high) if diagonal else (min(xs), max(xs))
-    parts.append(_grid_x(_powers(x_low, x_high) if x_log else ticks(x_low, x_high, 5), x_of, label, x_label, right))
+    named = x_ticks or (_powers(x_low, x_high) if x_log else ticks(x_low, x_high, 5))
+    parts.append(_grid_x(named, x_of, label, x_label, right))
     if diagonal:
         parts.append(
             f'<line class="diagonal" x1="{x_of(0):.1f}" y1="{y_of(0):.1f}"'
@@ -129,7 +134,8 @@ def line_chart(
         )
     parts += [_band(one, x_of, y_of) for one in drawn if one.bands]
     parts += [_line(one, x_of, y_of) for one in drawn]
-    parts.append(_labels(drawn, x_of, y_of))
+    if end_labels:
+        parts.append(_labels(drawn, x_of, y_of))
     return _svg(title, HEIGHT, parts)
 
 

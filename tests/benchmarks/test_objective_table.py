@@ -15,9 +15,9 @@ from benchmarks.__main__ import parse
 from benchmarks.objective_arms import FULL, HARD, arms, run_file
 from benchmarks.paired_seeds import comparisons, document_sums, equivalent, figure, margin, pair, seed_values
 from benchmarks.remembered_states import RememberedStates
-from distill_core.engine.loading import RawRunFile
+from distill_core.engine.run_file.loading import RawRunFile
+from distill_core.engine.run_file.validate import check_run
 from distill_core.engine.run_lock import run_lock
-from distill_core.engine.validate import check_run
 from distill_core.errors import ConfigError, DistillError
 from distill_core.interfaces import BuildContext
 from distill_core.plugin import Needs

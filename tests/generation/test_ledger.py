@@ -116,6 +116,32 @@ def test_answers_of_before_are_free_even_when_the_budget_is_spent(tmp_path: Path
     assert [one is None for one in found] == [False] * 5 + [True] * 3 and again.asked == []
 
 
+def test_a_reservation_is_released_on_resume_only_where_its_answer_was_kept(tmp_path: Path) -> None:
+    """Killed between an answer and its settlement, with another request under way, which may have been billed."""
+    ledger = Ledger(tmp_path, tokens=1_000)
+    assert ledger.admit("answered", Spending(300)) and ledger.admit("unknown", Spending(200))
+    again = Ledger(tmp_path, tokens=1_000)
+    assert again.spent.tokens == 500
+    again.settle_kept(
+        {"answered": Completion("q", "yes", prompt_tokens=7, completion_tokens=5), "other": Completion("o", "")}
+    )
+    assert again.spent.tokens == 200 + 12
+    assert not again.admit("too much", Spending(1_000 - 212 + 1)) and again.admit("fits", Spending(1_000 - 212))
+    third = Ledger(tmp_path, tokens=1_000)
+    assert third.spent.tokens == 1_000
+    third.settle_kept({"answered": Completion("q", "yes", prompt_tokens=7, completion_tokens=5)})
+    assert third.spent.tokens == 1_000, "settled twice"
+
+
+def test_the_same_request_reserved_by_two_processes_is_released_once(tmp_path: Path) -> None:
+    """The first may have been billed in vain; the second's answer says what the second cost."""
+    for _ in range(2):
+        assert Ledger(tmp_path, tokens=1_000).admit("a", Spending(300))
+    third = Ledger(tmp_path, tokens=1_000)
+    third.settle_kept({"a": Completion("q", "yes", prompt_tokens=6, completion_tokens=4)})
+    assert third.spent.tokens == 300 + 10
+
+
 def test_nobody_counted_is_the_most_and_cached_is_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for key, completion in (

@@ -26,7 +26,7 @@ MODELS = [
     for name, model in vars(config).items()
     if isinstance(model, type)
     and issubclass(model, BaseModel)
-    and model.__module__ == config.__name__
+    and model.__module__.startswith(config.__name__)
     and name not in ("Section", "ComponentRef")
 ]
 

@@ -26,7 +26,19 @@ MAY_IMPORT = {
     "store": ("numpy", "pyarrow", "distill_core.store", "distill_core.errors", "distill_core.files"),
     "plugin": ("pluggy", "typer"),
     "options": ("pydantic", "distill_core.plugin"),
-    "config": ("pydantic", "distill_core.options"),
+    "config": ("pydantic", "distill_core.config", "distill_core.options"),
+    "engine.run_file": (
+        "pydantic",
+        "yaml",
+        "distill_core.config",
+        "distill_core.engine.run_file",
+        "distill_core.errors",
+        "distill_core.completions",
+        "distill_core.options",
+        "distill_core.plugin",
+        "distill_core.registry",
+        "distill_core.store",
+    ),
     "errors": (),
     "files": ("distill_core.errors",),
 }
@@ -51,7 +63,7 @@ def test_low_room_imports_only_what_it_may(room: str) -> None:
 
 
 def test_types_and_registry_import_nothing_above_them() -> None:
-    low = core_sources("types", "interfaces", "simplex", "registry", "plugin", "config")
+    low = core_sources("types", "targets", "interfaces", "simplex", "registry", "plugin", "config")
     assert [
         f"{source.shown}:{imported.line} imports {imported.name}"
         for source in low

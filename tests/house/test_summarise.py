@@ -10,6 +10,7 @@ import pytest
 
 from tests.house.test_recipes import script
 from tests.report.fake_run import write_run
+from tests.report.test_active_rounds import write_rounds
 
 HEADER = "# Baseline: hard-labels; judged by forward_kl.\n"
 
@@ -38,6 +39,25 @@ def test_a_run_becomes_a_result_and_a_line(summarise: Any, tmp_path: Path) -> No
     line = summarise.table({"quickstart": found}).splitlines()[-1]
     assert line.startswith("| `quickstart` | `hard-labels` | KL to the teacher (nat/token) | ")
     assert line.endswith(f"| {pair['difference']:+.3f} ± {pair['standard_error']:.3f} | yes | 8.0 min |")
+
+
+def test_active_rounds_are_judged_by_the_last_and_cost_all(summarise: Any, tmp_path: Path) -> None:
+    root = write_rounds(tmp_path / "runs" / "quickstart")
+    for place in ("rounds/01", "baselines/random/01"):
+        write_run(root / place)
+    (root / "run.yaml").write_text("name: quickstart\n", encoding="utf-8")
+    (tmp_path / "recipes" / "quickstart.yaml").write_text("# Baseline: random; judged by forward_kl.\n", "utf-8")
+    found = summarise.summary(root)
+    assert list(found["models"]) == ["teacher", "student", "random"]
+    (pair,) = found["stated"]
+    results = json.loads((root / "rounds" / "02" / "evaluate" / "results.json").read_text(encoding="utf-8"))
+    assert pair["difference"] in [c["difference"] for c in results["comparisons"] if c["baseline"] == "random"]
+    assert found["cost"]["quickstart"]["cpu_seconds"] == 3 * 480.0, "three runs were made"
+    assert [one["round"] for one in found["active"]["rounds"]] == [0, 1, 2]
+    assert str(tmp_path) not in json.dumps(found) and "directory" not in found["active"]["rounds"][0]
+    write_rounds(root, stopped=None)
+    with pytest.raises(SystemExit, match="its active rounds are not done"):
+        summarise.summary(root)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +140,7 @@ def test_what_it_refuses(summarise: Any, tmp_path: Path) -> None:
 def test_a_run_of_other_values_is_refused(tmp_path: Path) -> None:
     import yaml
 
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     module = script()

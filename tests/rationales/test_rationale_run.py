@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 
+from distill_core.engine.plan import make_plan
 from distill_core.engine.progress import Progress
 from distill_core.engine.run import run
-from distill_core.engine.validate import load_run_file
+from distill_core.engine.run_file.validate import load_run_file
 from distill_core.errors import ConfigError, TrainingError
 from distill_core.interfaces import BuildContext, EvaluationContext
 from distill_core.registry import get_registry
@@ -93,6 +94,16 @@ def test_validation_tells_what_a_synthesizer_lacks(tmp_path: Path, tiny_model_di
     with pytest.raises(ConfigError, match="name one that can with `teacher: write`"):
         changes = {"synthesize": synthesize, "teachers": both}
         load_run_file(run_file(tmp_path, tiny_model_dir, **changes), registry=get_registry())
+    several = {
+        "synthesize": {**synthesize, "teachers": {"write": 1.0, "wirte": 0.5}},
+        "teachers": {"write": both["write"]},
+    }
+    with pytest.raises(ConfigError, match=r"synthesize\.teachers .*: no teacher is called 'wirte'.*write"):
+        load_run_file(run_file(tmp_path, tiny_model_dir, **several), registry=get_registry())
+    several["teachers"] = {"write": both["write"], "wirte": {"use": "hf", "model": "x/z"}}
+    checked = load_run_file(run_file(tmp_path, tiny_model_dir, **several), registry=get_registry())
+    parts = make_plan(checked, registry=get_registry())["synthesize"].parts()
+    assert {parts["teachers.write.model"], parts["teachers.wirte.model"]} == {"x/y", "x/z"}
     with pytest.raises(ConfigError, match="no teacher is called 'tacher'"):
         changes = {"synthesize": {**synthesize, "teacher": "tacher"}, "teacher": {"use": "hf", "model": "x/y"}}
         load_run_file(run_file(tmp_path, tiny_model_dir, **changes), registry=get_registry())

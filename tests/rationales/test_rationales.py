@@ -93,6 +93,47 @@ def test_a_hint_helps_where_nothing_was_accepted(tmp_path: Path) -> None:
     assert sum(name.endswith("#hint") for name in teacher.asked) == 4
 
 
+class Terse(Scripted):
+    """Another teacher: it knows the odd questions alone, and says so in its own words."""
+
+    def identity(self) -> str:
+        return "terse@1"
+
+    def generate(self, requests: Iterable[GenerationRequest], parameters: GenerationParameters) -> Iterator[Completion]:
+        for request in requests:
+            self.asked.append(request.id)
+            number, draw = int(request.id.split(":")[0]), request.id.split("#")[1]
+            answer = number + 1 if number % 2 or draw == "hint" else 7
+            yield Completion(request.id, f" next after {number}.\nAnswer: {answer}")
+
+
+def test_several_teachers_write_for_every_question(tmp_path: Path) -> None:
+    """Label loss plus alpha times each teacher's rationale loss: the weights of the records say so."""
+    teachers = {"long": Scripted(), "terse": Terse()}
+    options = RationalesOptions(
+        checker={"use": "numeric-answer"}, teachers={"long": 1.0, "terse": 0.25}, samples=2, hint_failed=True, keep=1
+    )
+    synthesizer = Rationales(options)
+    registry = get_registry()
+    synthesizer.build(SynthesisContext(0, registry.build, lambda name: teachers[name or ""], lambda: None, print))
+    records = list(synthesizer.synthesize(QUESTIONS, tmp_path))
+    found = [
+        (r["document"], r["provenance"]["rationale"]["teacher"], r["rationale_weight"], r["weight"]) for r in records
+    ]
+    assert found[:2] == [("q0", "scripted@1", 1.0, 0.5), ("q0", "terse@1", 0.25, 0.5)] and len(found) == 8
+    hinted = {r["document"] for r in records if r["provenance"]["rationale"]["hinted"]}
+    assert hinted == {"q0", "q2"} and [name for name in teachers["long"].asked if "hint" in name] == []
+    assert records[0]["provenance"]["rationale"]["votes"] == {"1": 2, "7": 2}
+    tasks = RationaleTasks(RationaleTasksOptions(rationale_weight=2.0))
+    assert [[made["weight"] for made in tasks.transform(r)] for r in records[:2]] == [[0.5, 1.0], [0.5, 0.25]]
+    again = Rationales(options)
+    silent = {"long": Scripted(die_after=0), "terse": Terse()}
+    again.build(SynthesisContext(0, registry.build, lambda name: silent[name or ""], lambda: None, print))
+    assert list(again.synthesize(QUESTIONS, tmp_path)) == records and silent["terse"].asked == []
+    with pytest.raises(ValidationError, match="teacher is a and teachers are b: name one or several"):
+        RationalesOptions(checker={"use": "numeric-answer"}, teacher="a", teachers={"b": 1.0})
+
+
 def test_an_interrupted_synthesis_asks_for_nothing_twice(tmp_path: Path) -> None:
     whole = list(make(Scripted()).synthesize(QUESTIONS, tmp_path))
     (tmp_path / "resumed").mkdir()

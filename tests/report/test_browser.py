@@ -11,13 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distill_core.report import write_report
 from distill_core.report.compare import compare_runs
 from distill_core.report.comparison_view import comparison_page
+from distill_core.report.data_map import data_map
 from tests.report import browser as driver
 from tests.report.fake_run import SAMPLES, results, write_json, write_run
+from tests.report.test_active_rounds import write_rounds
+from tests.report.test_overlays import HARD, OURS
+from tests.report.test_sizes import make as sized_run
 from tests.report.test_synthesis import records_of
 from tests.report.test_synthesis import write_run as write_images
 
@@ -119,9 +124,44 @@ def test_flags_stand_above_everything_in_red(page: driver.Page, report: Path) ->
     assert page.evaluate("document.querySelector('h1').innerText").startswith("No claim can be made")
 
 
+@pytest.fixture(scope="module")
+def active(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of active rounds, with a map of synthetic data and what a baseline had otherwise."""
+    root = write_rounds(tmp_path_factory.mktemp("active") / "a")
+    last, rng = root / "rounds" / "02", np.random.default_rng(0)
+    for name, parts in (("student", OURS), ("hard-labels", HARD)):
+        write_json(last / "train" / name / "manifest.json", {"parts": parts})
+    groups = {"real, held out": rng.normal(size=(300, 5)), "synthetic": rng.normal(size=(40, 5)) + 1}
+    said = {"of": "pixels", "sequences": {"real, held out": 300, "synthetic": 40}}
+    write_json(last / "report" / "map.json", {**said, **data_map(groups)})
+    return write_report(root)
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sizes")
+    runs = [sized_run(directory, f"{way}-{size}", size, way=way) for way in ("herding", "dsir") for size in (10, 50)]
+    target = directory / "compare.html"
+    target.write_text(comparison_page(compare_runs(runs)), encoding="utf-8")
+    return target
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("which", ["active", "sizes"])
+def test_pages_of_rounds_and_sizes_fit(
+    page: driver.Page, request: pytest.FixtureRequest, which: str, width: int, height: int
+) -> None:
+    page.open(request.getfixturevalue(which), width=width, height=height)
+    assert page.messages == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = page.evaluate(
+        "[...document.querySelectorAll('svg text')].filter(t => t.getBoundingClientRect().right > innerWidth).length"
+    )
+    assert outside == 0
+
+
 @SCHEMES
 @pytest.mark.parametrize(("width", "height"), SIZES)
-@pytest.mark.parametrize("which", ["report", "comparison"])
+@pytest.mark.parametrize("which", ["report", "comparison", "active", "sizes"])
 def test_axe_core_finds_nothing(
     page: driver.Page, request: pytest.FixtureRequest, which: str, width: int, height: int, dark: bool
 ) -> None:

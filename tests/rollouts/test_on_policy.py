@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,8 @@ from distill_core.plugin import Needs
 from distill_core.registry import Registry, get_registry
 from distill_core.store import sequence_key
 from distill_core.types import IGNORE, RowInfo, RowTarget, TeacherSignals, TokenBatch
+from distill_objectives.row_weights.options import WritersOptions
+from distill_objectives.row_weights.writers import Writers
 from tests.conftest import make_tiny_llama
 from tests.train.setting import objectives, registry_with_objectives, run_training, tiny_teacher, write_data
 from tests.train.test_checkpoints import Stop, stop_after
@@ -47,7 +50,12 @@ def registry() -> Registry:
     """The tests' own objectives beside the installed rollout and objectives."""
     found, installed = registry_with_objectives(), get_registry()
     found.register("objective", "watch", Watch, needs=Needs(targets=()))
-    for kind, name in (("rollout", "on-policy"), ("objective", "minillm"), ("objective", "distillm-2")):
+    for kind, name in (
+        ("rollout", "on-policy"),
+        ("objective", "minillm"),
+        ("objective", "distillm-2"),
+        ("row-weight", "writers"),
+    ):
         entry = installed.find(kind, name)
         module, attribute = entry.component.target.split(":")
         options_module, options = entry.component.options.split(":")
@@ -137,6 +145,37 @@ def test_what_a_written_batch_holds(
     assert sum(counts.values()) == 36 and all(7 <= counts[name] <= 18 for name in counts), counts
     reported = json.loads(Path(result.metrics).read_text().splitlines()[0])["reported"]
     assert reported["rollout.tokens_per_s"] > 0 and reported["rollout.max_new_tokens"] == 7
+
+
+def test_the_direction_is_chosen_by_the_writer_of_the_prefix(
+    tmp_path: Path, student_dir: Path, data: TokenDataset, seen: list[TokenBatch]
+) -> None:
+    """The logged sums are those of the rows of each writer alone; the weights of a row add up over the objectives."""
+    own = {"use": "kl", "name": "on-data", "row_weights": {"use": "writers", "student": 0}}
+    rest = {"use": "kl", "name": "on-student", "row_weights": {"use": "writers", "data": 0, "teacher": 0}}
+    settings = config(rollout(student_share=0.5), "watch", own, rest, {"use": "kl", "name": "everywhere"}, max_steps=2)
+    result = trained(tmp_path, settings, student_dir, data)
+    sources = torch.cat([batch.per_sequence["source"] for batch in seen]).tolist()
+    assert {0, 1} == set(sources)
+    for line in lines(result):
+        found = line["objectives"]
+        parts = found["on-data"] + found["on-student"]
+        assert min(found["on-data"], found["on-student"]) > 0
+        assert parts == pytest.approx(found["everywhere"], rel=1e-5)
+
+
+def test_weights_by_writer() -> None:
+    weight = Writers(WritersOptions(student=0.5, teacher=2.0, data=0.0))
+    rows = RowInfo(torch.tensor([5, 6, 7]), torch.tensor([2, 0, 1]), torch.tensor([0, 0, 0]), 0, 1)
+    ids_BT = torch.ones(3, 2, dtype=torch.int64)
+    batch = TokenBatch(ids_BT, ids_BT, ids_BT, keys=(b"", b"", b""))
+    signals = TeacherSignals()
+    assert weight.weights(batch, signals, rows).tolist() == [0.0] * 3  # no rollout: the data's own
+    for sources, expected in (([0, 1, 2], [2.0, 0.0, 0.5]), ([1, 1, 1], [0.5] * 3)):
+        told = replace(batch, per_sequence={"source": torch.tensor(sources)})
+        assert weight.weights(told, signals, rows).tolist() == expected
+    with pytest.raises(TrainingError, match=r"know the sources 0 .data., 1 .student. and 2 .teacher., but .* \[9\]"):
+        weight.weights(replace(batch, per_sequence={"source": torch.tensor([0, 9, 1])}), signals, rows)
 
 
 def test_pairs_have_both_write_for_every_prompt(

@@ -64,7 +64,7 @@ class Workshop:
         return path
 
     def check(self, change: Callable[[dict[str, Any]], None] | None = None, *overrides: str) -> Any:
-        from distill_core.engine.validate import load_run_file
+        from distill_core.engine.run_file.validate import load_run_file
 
         return load_run_file(self.write(change), overrides, registry=get_registry())
 

@@ -174,6 +174,15 @@ def test_a_bad_record_leaves_nothing_half_written(tmp_path: Path, registry: Regi
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("field", ["text", "document", "domain"])
+def test_half_of_a_surrogate_pair_is_named(tmp_path: Path, registry: Registry, monkeypatch: Any, field: str) -> None:
+    """JSON may hold it, no tokenizer and no file does; the message itself can be printed."""
+    row = {"text": "abc", "document": "d", "domain": "e", field: "ab\ud83d"}
+    with pytest.raises(DataError, match=f"`{field}` holds half of a surrogate pair") as caught:
+        make([row], tmp_path, registry, monkeypatch)
+    assert str(caught.value).encode() and list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_without_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has not finished"):
         TokenDataset.open(tmp_path)

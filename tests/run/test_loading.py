@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_core.engine.loading import parse_path, parse_run_text, path_text, read_run_file
+from distill_core.engine.run_file.loading import parse_path, parse_run_text, path_text, read_run_file
 from distill_core.errors import ConfigError
 
 

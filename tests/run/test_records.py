@@ -155,6 +155,11 @@ def test_messages_need_a_template_that_keeps_earlier_turns() -> None:
     ("record", "said"),
     [
         ({"text": 3}, "`text` must be a string, received int"),
+        ({"text": "ab \ud83d c"}, r"doc-7: `text` holds half of a surrogate pair, '\\ud83d' at character 3"),
+        ({"prompt": "a", "completion": "\ude00"}, "`completion` holds half of a surrogate pair"),
+        ({"parts": [{"text": "\ud800"}]}, r"parts\[0\]: `text` holds half of a surrogate pair"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, r"`messages\[0\].content` holds half of a surr"),
+        ({"label": "a"}, "received the fields .'label'.. What a source keeps of a row is named in its options"),
         ({"prompt": "a", "completion": None}, "`completion` must be a string"),
         ({"body": "a"}, r"received the fields \['body'\]"),
         ({"prompt": "a"}, r"received the fields \['prompt'\]"),

@@ -104,7 +104,7 @@ def test_changed_data_is_noticed_by_content(fakes: Fakes, workshop: Workshop) ->
     assert fakes.calls == []
     write_rows(path, ROWS[1:8])
     fakes.run()
-    assert fakes.calls == ["data:train", "capture:main", "train:student", "evaluate", "report"]
+    assert fakes.calls == ["data:train", "data:eval", "capture:main", "train:student", "evaluate", "report"]
     assert "data.train.source (content)" in fakes.said("data:train")
 
 
@@ -264,6 +264,7 @@ def test_the_plan_reads_what_it_says(workshop: Workshop) -> None:
     plan = make_plan(workshop.check(change), registry=get_registry())
     assert set(plan["train:student"].inputs) == {"data:train", "data:eval", "student", "capture:main"}
     assert set(plan["train:hard"].inputs) == {"data:train", "data:eval", "student"}
+    assert plan["data:eval"].inputs == ("data:train",), "it says which documents are in both"
     assert not any(key.startswith(("train.store", "train.sparse")) for key in plan["train:hard"].parts())
     assert plan["train:hard"].parts()["compare.hard.objectives[0].use"] == "objectives:cross-entropy"
 

@@ -183,8 +183,8 @@ def test_sequence_longer_than_the_context(workshop: Workshop, plain_teacher: Any
 
 
 def test_plan_hook_may_object(workshop: Workshop, tmp_path: Any) -> None:
-    from distill_core.engine.loading import read_run_file
-    from distill_core.engine.validate import check_run
+    from distill_core.engine.run_file.loading import read_run_file
+    from distill_core.engine.run_file.validate import check_run
     from distill_core.registry import Registry
 
     plugin = tmp_path / "objector.py"

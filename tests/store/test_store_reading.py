@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import multiprocessing
 import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +197,29 @@ def test_reader_in_worker_processes(filled_store: Fill, start: str) -> None:
     process.start()
     assert queue.get(timeout=30) == expected
     process.join()
+
+
+def test_reading_a_sequence_takes_no_memory_of_the_stores_size(filled_store: Fill) -> None:
+    """Shards are mapped, not loaded: the same sequences cost the same in a store ten times as large."""
+
+    def peak(n: int) -> tuple[int, int]:
+        directory, sequences = filled_store(f"of-{n}", n=n, shard_sequences=n)
+        gc.collect()
+        pool = pa.total_allocated_bytes()
+        reader = StoreReader(directory, checksums=False)
+        reader.rows(sequences[0])
+        tracemalloc.start()
+        try:
+            for ids in sequences[1:10]:
+                reader.rows(ids)
+            grown = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        return grown + pa.total_allocated_bytes() - pool, (directory / "shard-00000.arrow").stat().st_size
+
+    (small, small_bytes), (large, large_bytes) = peak(15), peak(150)
+    assert large_bytes > 15 * small_bytes
+    assert large < small + small_bytes, (small, large)
 
 
 def test_shards_describe_themselves_and_open_in_datasets(filled_store: Fill, tmp_path: Path) -> None:

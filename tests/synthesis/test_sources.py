@@ -137,6 +137,17 @@ def test_byte_order_mark_and_carriage_returns_are_no_text(tmp_path: Path) -> Non
     assert records("text-files", paths=str(path))[0]["text"] == "one\ntwo"
 
 
+def test_fields_keep_a_text_that_is_there_and_need_none(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "a", "label": 1}, {"label": 2}, {"text": 3, "label": 3}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = records("jsonl", path=str(path), fields=["label"])
+    assert [record.pop("document") for record in found] == [f"rows.jsonl:{i}" for i in (1, 2, 3)]
+    assert found == [{"text": "a", "label": 1}, {"label": 2}, {"label": 3}]
+    with pytest.raises(DataError, match="no field 'text'"):
+        records("jsonl", path=str(path), fields=["label"], text="text")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

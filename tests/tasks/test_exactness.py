@@ -31,7 +31,7 @@ def dataset(bench: Bench) -> tuple[TokenDataset, Any, Any]:
     """Prepared sequences, the task, the tokenizer (None for images)."""
     from distill_core.engine.context import RunContext
     from distill_core.engine.plan import make_plan
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
 
     registry = get_registry()
     plan = make_plan(load_run_file(bench.write(), registry=registry), registry=registry)

@@ -48,7 +48,7 @@ def test_errors_of_a_classifier_by_its_own_logits(bench: Callable[[str], Bench],
     model = auto.from_pretrained(one.output / "student").double().eval()
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    from distill_core.engine.validate import load_run_file
+    from distill_core.engine.run_file.validate import load_run_file
     from distill_core.registry import get_registry
 
     registry = get_registry()

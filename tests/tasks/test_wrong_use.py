@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill_core.engine.validate import load_run_file
+from distill_core.engine.run_file.validate import load_run_file
 from distill_core.errors import ConfigError, DataError
 from distill_core.registry import get_registry
 from tests.conftest import make_tiny_llama
@@ -130,6 +130,19 @@ def test_images_that_do_not_fit(image: Any, said: str) -> None:
     with pytest.raises(DataError, match="document d") as caught:
         task.pieces({"image": image, "label": "a"}, tokenizer=None, length_tokens=1, document="d")
     assert said in str(caught.value)
+
+
+def test_texts_that_are_no_text() -> None:
+    build = get_registry().build
+    words = build("task", {"use": "token-classification", "labels": ["a", "b"]})
+    one = build("task", {"use": "sequence-classification", "labels": ["a", "b"]})
+    for task, record, said in (
+        (words, {"tokens": ["x", "\ud800"], "labels": ["a", "b"]}, r"`tokens\[1\]` holds half of a surrogate pair"),
+        (words, {"tokens": ["x", 7], "labels": ["a", "b"]}, r"tokens\[1\] must be a string, received int 7"),
+        (one, {"text": "\udfff", "label": "a"}, "`text` holds half of a surrogate pair"),
+    ):
+        with pytest.raises(DataError, match=said):
+            task.pieces(record, tokenizer=None, length_tokens=9, document="d")
 
 
 def test_words_and_labels_of_different_number() -> None:

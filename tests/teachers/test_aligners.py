@@ -21,6 +21,7 @@ from distill_core.registry import get_registry
 from distill_core.store import sequence_key
 from distill_core.types import Needs, SparseSpec, TeacherSignals, TokenBatch
 from distill_teachers.aligners.byte_span import ByteSpan
+from distill_teachers.aligners.options import ByteSpanOptions
 from distill_teachers.aligners.reading import Reader
 from distill_teachers.aligners.shared_vocabulary import SharedVocabulary
 from distill_teachers.aligners.token_bytes import joined, token_bytes
@@ -236,6 +237,97 @@ def test_span_probabilities_are_the_dense_product(pair: str) -> None:
         rest = 1 - sum(torch.tensor(list(entries.values()), dtype=torch.float64).exp().tolist())
         assert float(found[n, -1].exp()) == pytest.approx(rest, abs=1e-6)
     assert min(kinds.values()) > 0, kinds
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_chunks_are_the_chain_rule_on_spellings(pair: str) -> None:
+    """Brute force over the whole vocabulary: each teacher token spelled by the student's tokenizer, one at a time."""
+    teacher_tokenizer, student = PAIRS[pair]
+    teacher = teacher_with(teacher_tokenizer)
+    alignment = ByteSpan(ByteSpanOptions(chunks=True)).between(teacher_tokenizer, student)
+    plain = ByteSpan().between(teacher_tokenizer, student)
+    sequences = [encoded(student, TEXT), encoded(student, "No nation has ever spent the liberty of its people")]
+    batch = batch_of(*sequences)
+    target, without = (one.signals(teacher, batch, NEEDS, SparseSpec("topk", K)).target for one in (alignment, plain))
+    assert target is not None and without is not None
+    found, rows = target.log_probs().double(), batch.rows()
+    spelled = {
+        index: tuple(spelling_inside(student, value))
+        for index, value in enumerate(alignment.reader.teacher.of_id)
+        if value
+    }
+    products: dict[tuple[int, int], float] = {}
+    chunk_rows = set()
+    for n, (s, t) in enumerate(zip(rows.sequence_N.tolist(), rows.position_N.tolist(), strict=True)):
+        reading = alignment.reader.read(sequences[s])
+        chunk = next((c for c in reading.chunks if c.start <= t + 1 < c.start + c.count), None)
+        if chunk is None:
+            continue
+        chunk_rows.add(n)
+        assert without.ids_NK[n].tolist() == [-1] * K
+        p_V = dense_logp(teacher, reading.teacher_ids)[chunk.place - 1].exp()
+        own, ids = reading.teacher_ids[chunk.place], tuple(sequences[s][chunk.start : chunk.start + chunk.count])
+
+        def mass(length: int, *, p_V: torch.Tensor = p_V, own: int = own, ids: tuple[int, ...] = ids) -> float:
+            inside = [v for v, spelling in spelled.items() if v == own or spelling[:length] == ids[:length]]
+            return float(p_V[inside].sum())
+
+        before = t + 1 - chunk.start
+        here = float(p_V[own]) if before + 1 == chunk.count else mass(before + 1)
+        expected = here / (mass(before) if before else 1.0)
+        assert target.ids_NK[n].tolist() == [sequences[s][t + 1]] + [-1] * (K - 1)
+        assert float(found[n, 0].exp()) == pytest.approx(expected, rel=1e-5)
+        assert float(found[n, -1].exp()) == pytest.approx(1 - expected, abs=1e-6)
+        key = (s, chunk.place)
+        products[key] = products.get(key, 0.0) + float(found[n, 0])
+        if before + 1 == chunk.count and chunk.start > 0:
+            assert products[key] == pytest.approx(float(p_V[own].log()), abs=1e-5), "the product is P(b)"
+    others = [n for n in range(len(rows)) if n not in chunk_rows]
+    torch.testing.assert_close(target.log_probs()[others], without.log_probs()[others])
+    torch.testing.assert_close(target.ids_NK[others], without.ids_NK[others])
+    assert len(chunk_rows) > 4, chunk_rows
+
+
+def test_the_first_word_of_a_text_is_no_chunk_where_the_teacher_puts_a_space_before_it() -> None:
+    """``▁The`` against ``T`` ``he``: what else could stand there would be spelled with a space, the text is not."""
+    reader = Reader(SENTENCEPIECE, BYTE_LEVEL)
+    chunks = {}
+    for text in ("nation", "A nation"):
+        ids = encoded(BYTE_LEVEL, text)
+        reading = reader.read(ids)
+        chunks[text] = [joined(reader.student, ids[c.start : c.start + c.count]) for c in reading.chunks]
+        assert SENTENCEPIECE.convert_tokens_to_ids("▁nation") in reading.teacher_ids
+    assert chunks == {"nation": [], "A nation": [b" nation"]}
+
+
+def spelling_inside(tokenizer: Any, value: bytes) -> list[int]:
+    """The student's tokens of bytes inside a text, found behind other texts; [] where none shows them alone."""
+    tokens = token_bytes(tokenizer, "student")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return []
+    for before in ("", "\n", "a"):
+        ids, _ = tokens.encode(before + text)
+        for start in range(len(ids)):
+            put = joined(tokens, ids[:start])
+            if put.removeprefix(b" ") in (before.encode(), b"") and joined(tokens, ids[start:]) == value:
+                return ids[start:]
+    return []
+
+
+def test_a_chunk_on_a_teacher_that_does_not_answer_on_given_ids() -> None:
+    class OwnIds(HFTeacher):
+        def signals(self, batch: TokenBatch, needs: Needs, sparse: SparseSpec | None = None) -> TeacherSignals:
+            return super().signals(batch, needs, None if sparse is None else replace(sparse, ids_NK=None))
+
+    model = teacher_with(SENTENCEPIECE).model
+    teacher = OwnIds.from_model(model, SENTENCEPIECE, label="own ids")
+    alignment = ByteSpan(ByteSpanOptions(chunks=True)).between(SENTENCEPIECE, BYTE_LEVEL)
+    ids = encoded(BYTE_LEVEL, "No nation has ever spent its way")
+    assert alignment.reader.read(ids).chunks
+    with pytest.raises(SignalError, match="answered about others"):
+        alignment.signals(teacher, batch_of(ids), NEEDS, SparseSpec("topk", K))
 
 
 def test_shared_vocabulary_at_two_temperatures() -> None:

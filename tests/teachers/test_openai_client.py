@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from distill_core.completions import Completion, GenerationParameters, GenerationRequest
-from distill_core.engine.loading import parse_run_text
-from distill_core.engine.validate import check_run
+from distill_core.engine.run_file.loading import parse_run_text
+from distill_core.engine.run_file.validate import check_run
 from distill_core.errors import ConfigError, DistillError, SignalError
 from distill_core.interfaces import Generator
 from distill_core.registry import get_registry
@@ -109,6 +109,9 @@ def test_the_key_of_an_answer_covers_all_it_depends_on(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("distill_teachers.server.questions.PARSER_VERSION", 2)
             assert asked() == 1
+        with FakeServer() as elsewhere:  # the same question at another address is another question
+            answer_of(teacher(elsewhere.url, tmp_path), ASK, GREEDY)
+            assert sum(elsewhere.served.values()) == 1
 
 
 def test_payloads(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from distill_core.engine.loading import parse_run_text
-from distill_core.engine.validate import check_run
+from distill_core.engine.run_file.loading import parse_run_text
+from distill_core.engine.run_file.validate import check_run
 from distill_core.errors import ConfigError
 from distill_core.plugin import Needs
 from distill_core.registry import Registry

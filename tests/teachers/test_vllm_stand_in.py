@@ -17,8 +17,8 @@ import torch
 
 from distill_core.completions import GenerationParameters, GenerationRequest
 from distill_core.engine.data import collate
-from distill_core.engine.loading import parse_run_text
-from distill_core.engine.validate import check_run
+from distill_core.engine.run_file.loading import parse_run_text
+from distill_core.engine.run_file.validate import check_run
 from distill_core.errors import ConfigError, DistillError, SignalError
 from distill_core.plugin import Needs
 from distill_core.registry import get_registry

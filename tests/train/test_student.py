@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from distill_core.config import FromTeacher, InitConfig, StudentConfig
 from distill_core.engine.student import initialise_student, keep_layers, load_student
@@ -79,6 +85,19 @@ def test_other_architectures_are_cut_too(model_type: str) -> None:
     everything = keep_layers(teacher, [0, 1, 2, 3])
     ids = torch.randint(3, 97, (2, 7))
     torch.testing.assert_close(everything.eval()(ids).logits, teacher.eval()(ids).logits)
+
+
+def test_a_classifier_is_cut_and_keeps_its_head() -> None:
+    """It has no generation config, and its labels come along."""
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24,
+                        max_position_embeddings=32, id2label={0: "a", 1: "b", 2: "c"})  # fmt: skip
+    teacher = BertForSequenceClassification(config).eval()
+    student = keep_layers(teacher, [0, 3]).eval()
+    assert student.config.num_hidden_layers == 2 and student.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert torch.equal(student.classifier.weight, teacher.classifier.weight)
+    ids = torch.randint(0, 50, (2, 7))
+    torch.testing.assert_close(keep_layers(teacher, [0, 1, 2, 3]).eval()(ids).logits, teacher(ids).logits)
+    assert student(ids).logits.shape == (2, 3)
 
 
 def test_a_student_of_a_model_is_that_model(tmp_path: Path, teacher_dir: Path) -> None:

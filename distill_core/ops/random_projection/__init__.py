@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu_library, cuda_library
-from ..arguments import check_choice, check_device
+from ..arguments import check_choice, check_device, check_tensor, check_whole
 from ..autocast import exact_arithmetic
 from ..dispatch import Impl, declare, offer, select
 from ..head import compute_dtype
@@ -56,8 +56,7 @@ def _check_tensors(tensors: Sequence[Tensor]) -> None:
             f"{OP}: tensors is empty, so the number of samples is unknown; pass at least one [n, ...] tensor"
         )
     for i, x in enumerate(tensors):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{OP}: tensors[{i}] must be a torch.Tensor; got {type(x).__name__}")
+        check_tensor(OP, f"tensors[{i}]", x)
         if not x.is_floating_point():
             raise TypeError(f"{OP}: tensors[{i}] must be floating point; got {x.dtype}")
         if x.dim() == 0 or x.shape[0] != tensors[0].shape[0]:
@@ -103,6 +102,8 @@ def random_projection(
     given = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     check_choice(OP, "kind", kind, ("rademacher",))
     _check_tensors(given)
+    for name, value in (("dim", dim), ("seed", seed), ("feature_offset", feature_offset)):
+        check_whole(OP, name, value)
     if dim < 1:
         raise ValueError(f"{OP}: dim must be at least 1; got {dim}")
     features = sum(math.prod(x.shape[1:]) for x in given)

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from ...shapes import IdsNK, KeysN, LogitsNV, WeightsNK
 from .. import cpu_library, cuda_library
-from ..arguments import check_choice, check_k, check_logits, check_row_vector, check_temperature, check_vocabulary_limit
+from ..arguments import (
+    check_choice,
+    check_k,
+    check_logits,
+    check_row_vector,
+    check_temperature,
+    check_vocabulary_limit,
+    check_whole,
+)
 from ..dispatch import Impl, declare, offer, select
 from ..row_chunks import default_rows, row_chunks
 from ..triton_probe import offer_kernels
@@ -122,6 +130,7 @@ def sample_support(
     t = check_temperature(op, temperature)
     limit = check_vocabulary_limit(op, valid_vocab, logits_NV.shape[1])
     check_k(op, k)
+    check_whole(op, "seed", seed)
     if row_keys_N is None:
         row_keys_N = torch.arange(logits_NV.shape[0], device=logits_NV.device)
     check_row_vector(op, "row_keys_N", row_keys_N, logits_NV, integer=True)

@@ -20,6 +20,7 @@ from ..arguments import (
     check_label_values,
     check_row_vector,
     check_temperatures,
+    check_whole,
 )
 from ..dispatch import Impl, declare, offer, select
 from ..head import Head, compute_dtype
@@ -82,6 +83,8 @@ def sparse_distill_loss(
     """
     op = "sparse_distill_loss"
     check_head(op, hidden_ND, weight_VD, bias, softcap, logit_scale)
+    if not isinstance(params, tuple | list):
+        raise TypeError(f"{op}: params must be a tuple of tensors such as (scale,); got a {type(params).__name__}")
     refuse_transforms(op, [hidden_ND, weight_VD, bias, *params], values_too=True)
     check_ids(op, ids_NK, hidden_ND)
     check_id_values(op, ids_NK, weight_VD.shape[0])
@@ -92,6 +95,8 @@ def sparse_distill_loss(
     extras = check_extras(op, extras)
     if not callable(loss_fn):
         raise TypeError(f"{op}: loss_fn must be callable as loss_fn(support, rows); got {type(loss_fn).__name__}")
+    if chunk_rows is not None:
+        check_whole(op, "chunk_rows", chunk_rows)
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"{op}: chunk_rows must be at least 1, or None for the default; got {chunk_rows}")
     for i, p in enumerate(params):

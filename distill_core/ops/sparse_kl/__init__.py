@@ -39,6 +39,8 @@ Mode = Literal["tail", "truncated", "renormalized", "renormalized-both", "weight
 Direction = Literal["forward", "reverse"]
 Reduction = Literal["mean", "sum", "none"]
 
+ROUNDING_NAT = 1e-3  # a log-probability may exceed 0 by what 16-bit formats round
+
 declare("sparse_kl")
 declare("linear_sparse_kl")
 offer("linear_sparse_kl", "cpu", cpu_library.available, dtypes=cpu_library.DTYPES)
@@ -66,6 +68,22 @@ def _check_teacher(
         raise ValueError(
             f'{op}: direction="reverse" is defined for the modes {" and ".join(REVERSIBLE)}; mode="{mode}" leaves '
             f"student mass without a teacher to compare with"
+        )
+    known = not (torch.compiler.is_compiling() or transformed() or first_NX.is_meta)
+    if known and mode != "weights":
+        _check_log_probabilities(op, "logp_NK", logp_NK.masked_fill(ids_NK < 0, 0.0))
+        if tail_logp_N is not None and mode == "tail":
+            _check_log_probabilities(op, "tail_logp_N", tail_logp_N)
+
+
+def _check_log_probabilities(op: str, name: str, x: Tensor) -> None:
+    """None above 0: logits, probabilities and a logsumexp in their place are the usual mistake. Reads the data."""
+    positive = x > ROUNDING_NAT
+    if bool(positive.any()):
+        at = positive.nonzero()[0].tolist()
+        raise ValueError(
+            f"{op}: {name} must hold log-probabilities, which are at most 0; {name}{at} is {float(x[tuple(at)]):.6g}; "
+            f"`TopK.log_probs(temperature)` makes them of logits and their tail, `.log()` of probabilities"
         )
 
 
@@ -97,7 +115,7 @@ def sparse_kl(
     Args:
         logits_NV: [N, V] floating point.
         ids_NK: [N, K] int32 or int64, unique in a row, -1 pads.
-        logp_NK: [N, K] teacher log-probabilities in nat at `temperature`; -inf allowed; no gradient.
+        logp_NK: [N, K] teacher log-probabilities in nat at `temperature`; -inf allowed, above 0 refused; no gradient.
         tail_logp_N: [N] teacher's tail log-probability (`TopK.log_probs`), read by mode "tail". Default None:
             `log(1 - sum p)`, summed in fp64 and clamped at probability 0.
         mode: "tail" (default), "truncated", "renormalized", "renormalized-both" or "weights".
@@ -107,7 +125,7 @@ def sparse_kl(
         impl: "auto", "reference", "cpu", "triton" or "cuda".
 
     Returns fp32 (fp64 for fp64 logits): a scalar, or [N] for "none". +inf where p > 0 and q = 0 (reverse: q > 0 and
-    p = 0), never NaN. Raises `ValueError` or `TypeError` for wrong arguments.
+    p = 0); NaN where an input is NaN, and nowhere else. Raises `ValueError` or `TypeError` for wrong arguments.
 
     >>> import torch
     >>> from distill_core import ops

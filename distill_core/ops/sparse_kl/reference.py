@@ -55,12 +55,13 @@ def row_divergence(
 
 
 def expected_ratio(loga: Tensor, logb: Tensor) -> Tensor:
-    """`a (log a - log b)` entry by entry: 0 where a = 0, +inf where a > 0 and b = 0; never NaN, nor in the gradient.
+    """`a (log a - log b)` entry by entry: 0 where a = 0, +inf where a > 0 and b = 0.
 
-    A constant `log b = -inf` (reverse KL where the teacher has no mass) gives +inf with no gradient through that entry.
+    NaN, in the gradient too, where an input is NaN, and nowhere else: a broken row must show. A constant
+    `log b = -inf` (reverse KL where the teacher has no mass) gives +inf with no gradient through that entry.
     """
     a = loga.exp()
-    possible = a > 0
+    possible = a != 0  # NaN is possible
     infinite = possible & torch.isneginf(logb)
     hopeless = infinite if not logb.requires_grad else torch.zeros_like(infinite)
     usable = possible & ~hopeless

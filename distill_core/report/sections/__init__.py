@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from distill_core.report.blocks import Section
 from distill_core.report.sections import (
+    active,
     aspects,
     cost,
     data,
@@ -29,6 +30,7 @@ SectionFunction = Callable[[View], Section | Missing | None]
 
 SECTIONS: tuple[SectionFunction, ...] = (
     side_by_side.section,
+    active.section,
     aspects.fidelity_section,
     disagreements.section,
     aspects.of("calibration"),
@@ -44,6 +46,7 @@ SECTIONS: tuple[SectionFunction, ...] = (
     learning.section,
     synthesis.section,
     made_data.texts_section,
+    made_data.synthesis_map_section,
     made_data.map_section,
     samples.section,
     data.section,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill_core.report.blocks import Block, Detail, Figure, Figures, Prose, Sample, Samples, Section
 from distill_core.report.data_map import map_svg
-from distill_core.report.made_data import KEPT, REST
+from distill_core.report.made_data import KEPT, MADE, REAL, REST
 from distill_core.report.sections.view import View
 
 TONES = {REST: "tone-teacher", KEPT: "tone-0"}
@@ -23,6 +23,28 @@ def texts_section(view: View) -> Section | None:
         return None
     said = "Records that the synthesizer made, spread evenly over all of them, as they were written."
     return Section("synthetic-texts", "Synthetic texts", [Prose([said]), *blocks])
+
+
+def synthesis_map_section(view: View) -> Section | None:
+    """Synthetic sequences among real ones, in a plane."""
+    found = view.content.get("synthesis_map")
+    if not found:
+        return None
+    tones = {REAL: "tone-teacher", MADE: "tone-0"}
+    counts = {label: (group["count"], found["sequences"].get(label)) for label, group in found["groups"].items()}
+    legend = [
+        (f"{label}: {count:,}" + (f" of {total:,}" if total not in (None, count) else ""), tones.get(label, "tone-1"))
+        for label, (count, total) in counts.items()
+    ]
+    note = f"{found['of']}, in the plane of their two principal components"
+    figure = Figure(
+        "Real and synthetic", note, map_svg(found, {label: tones.get(label, "tone-1") for label in counts}), legend
+    )
+    said = (
+        "Each dot is a sequence; near dots are alike in these two directions, which need not be the ones that matter "
+        "for the task. The real ones are the held-out data that students are judged on, not what the synthesizer read."
+    )
+    return Section("synthesis-map", "Real and synthetic data", [Figures([figure]), Prose([said])])
 
 
 def map_section(view: View) -> Section | None:

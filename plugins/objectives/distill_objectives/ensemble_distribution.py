@@ -71,7 +71,7 @@ class EnsembleDistribution:
         mean_nC = target.log_probs(1.0).double()
         if "log_normalizer" in rows.extra:
             mean_nC = mean_nC + rows.extra["log_normalizer"].double()[:, None]
-        tail_n1 = support.tail_NT[:, support.temperatures.index(1.0), None]
+        tail_n1 = support.tail_NT[:, support.temperature_index(1.0), None]
         log_alpha_nC = torch.cat([support.support_NK, tail_n1], dim=1).double() - self.options.shift
         # padding of the support and an empty complement are no outcomes
         real_nC = torch.cat([target.ids_NK >= 0, ~torch.isneginf(tail_n1.detach())], dim=1)

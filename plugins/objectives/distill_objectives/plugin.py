@@ -131,6 +131,13 @@ _ROW_WEIGHTS = (
         "ProgressiveStepsOptions",
         (),
     ),
+    (
+        "writers",
+        "by who wrote the sequence: student, teacher or the data",
+        "Writers",
+        "WritersOptions",
+        (),
+    ),
 )
 
 

@@ -101,7 +101,8 @@ class FieldNames(Options):
     domain: str | None = Field(default=None, description="field with the domain, e.g. to route by; default: none")
     fields: list[str] = Field(
         default_factory=list,
-        description="further fields that records keep as they are, e.g. what a task reads; with them, text is optional",
+        description="further fields that records keep as they are, e.g. what a task reads; where no form is named "
+        "beside them, a row need not have a text",
     )
 
     @model_validator(mode="after")
@@ -122,9 +123,13 @@ class FieldNames(Options):
             return {"messages": self.messages}
         if self.prompt is not None and self.completion is not None:
             return {"prompt": self.prompt, "completion": self.completion}
-        if self.fields and "text" not in self.model_fields_set:
-            return {}
-        return {"text": self.text}
+        return {} if self.keeps_text_if_there else {"text": self.text}
+
+    @property
+    def keeps_text_if_there(self) -> bool:
+        """``fields`` say what is read, no form is named: a ``text`` that a row has is kept, none is asked for."""
+        named = self.messages or self.prompt or "text" in self.model_fields_set
+        return bool(self.fields) and not named
 
 
 class JsonLinesOptions(FieldNames):

@@ -33,6 +33,8 @@ def record_of(row: Mapping[str, Any], names: FieldNames, *, place: str, document
                 f"field as `{form}`"
             )
         record[form] = value
+    if names.keeps_text_if_there and isinstance(row.get("text"), str):
+        record["text"] = row["text"]
     for field in names.fields:
         record[field] = _field(row, field, place)
     record["document"] = document if names.document is None else str(_field(row, names.document, place))

@@ -140,8 +140,11 @@ class HFTeacher:
         )
 
     def identity(self) -> str:
-        """Equal on every machine: the hub's commit, the hash of the GGUF file, or a hash of the weight files."""
-        return self._identity
+        """Equal on every machine: the hub's commit, the hash of the GGUF file, or a hash of the weight files; and how
+        the weights are quantised, since what is captured is then another teacher's."""
+        if self.options.quantization is None:
+            return self._identity
+        return f"{self._identity} ({self.options.quantization} by bitsandbytes)"
 
     @cached_property
     def _identity(self) -> str:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from distill_core.engine.models_on_disk import looks_local
+from distill_core.engine.run_file.models_on_disk import looks_local
 from distill_core.errors import DistillError
-from distill_core.options import Options
+from distill_core.options import ModelSource, Options
 from distill_core.plugin import Provides
 from distill_teachers.gguf_location import locate_gguf
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 class HFOptions(Options):
     """Options of ``hf``: one of ``model``, ``gguf_file`` and ``gguf_package`` says where the weights are."""
 
-    model: str | None = Field(default=None, description="directory or hub id of a Transformers causal language model")
+    model: ModelSource | None = Field(
+        default=None,
+        description="directory or hub id of a Transformers causal language model, or package:NAME/DIRECTORY",
+    )
     gguf_file: str | None = Field(
         default=None, description="path of a GGUF file; with gguf_package: the name of one of its files"
     )
@@ -33,6 +36,11 @@ class HFOptions(Options):
     )
     device: str = Field(
         default="auto", description="auto: the first GPU, else the CPU; or a torch device such as cuda:1"
+    )
+    quantization: Literal["8bit", "4bit"] | None = Field(
+        default=None,
+        description="weights of linear layers but the head kept by bitsandbytes in so many bits (4bit: nf4); needs "
+        "`pip install 'distill-teachers[bitsandbytes]'`",
     )
     layers: list[NonNegativeInt] | None = Field(
         default=None, min_length=1, description="keep only these decoder layers, from 0: a thinned model; default: all"
@@ -57,6 +65,15 @@ class HFOptions(Options):
 
     def problems(self) -> list[str]:
         """Files and packages that are missing on this machine."""
+        lacking = []
+        if self.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+            lacking = [
+                f"quantization: {self.quantization} needs the package bitsandbytes: pip install "
+                "'distill-teachers[bitsandbytes]', or leave quantization out"
+            ]
+        return lacking + self._missing_files()
+
+    def _missing_files(self) -> list[str]:
         if self.model is not None:
             path = Path(self.model).expanduser()
             if self.model.startswith((".", "/", "~")) and not path.is_dir():
@@ -80,7 +97,9 @@ class HFOptions(Options):
 class HFClassifierOptions(Options):
     """Options of ``hf-classifier``."""
 
-    model: str = Field(description="directory or hub id of a Transformers classifier")
+    model: ModelSource = Field(
+        description="directory or hub id of a Transformers classifier, or package:NAME/DIRECTORY of a Python package"
+    )
     revision: str | None = Field(default=None, description="hub revision: branch, tag or commit")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"

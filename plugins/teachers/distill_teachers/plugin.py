@@ -59,6 +59,7 @@ def distill_components() -> Sequence[Component]:
             "byte-span",
             "distill_teachers.aligners.byte_span:ByteSpan",
             summary="another tokenizer, by byte offsets: mapped top-k, exact probabilities of spans of several tokens",
+            options="distill_teachers.aligners.options:ByteSpanOptions",
             provides=Provides(_ALIGNED, ("exact",), (1.0,)),
         ),
         Component(

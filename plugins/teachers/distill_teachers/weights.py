@@ -53,11 +53,12 @@ def find_weights(options: HFOptions, dtype: torch.dtype) -> Weights:
     identity = whole.content or (
         directory_identity(Path(whole.pretrained)) if whole.is_directory else f"{whole.pretrained}@{whole.revision}"
     )
+    plain = options.model_copy(update={"quantization": None})
     directory = thinned_directory(
         f"{identity}:{dtype}",
         options.layers,
         cache=cache_directory(options.cache_dir),
-        load=lambda: (load_model(whole, options, torch.device("cpu"), dtype), load_tokenizer(whole, options)),
+        load=lambda: (load_model(whole, plain, torch.device("cpu"), dtype), load_tokenizer(whole, options)),
     )
     return Weights(pretrained=str(directory), label=f"{whole.label} ({len(options.layers)} layers)")
 
@@ -101,7 +102,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(weights: Weights, options: HFOptions, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in eval mode, without gradients, on its device. Only safetensors are read.
+    """The model in eval mode, without gradients, on its device, quantised if asked for. Only safetensors are read.
 
     Raises:
         DistillError: it cannot be loaded; the message names the model and the reason.
@@ -116,11 +117,25 @@ def load_model(weights: Weights, options: HFOptions, device: torch.device, dtype
             trust_remote_code=options.trust_remote_code,
             cache_dir=None if weights.is_directory else options.cache_dir,
             use_safetensors=True,
+            **_quantised(options.quantization, device, dtype),
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DistillError(f"the teacher {weights.label} cannot be loaded: {_first_line(error)}") from error
     model.requires_grad_(False)
-    return model.eval().to(device)
+    if getattr(model, "hf_quantizer", None) is None:  # quantised weights were placed as they were read
+        model = model.to(device)
+    return model.eval()
+
+
+def _quantised(bits: str | None, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``from_pretrained`` is told to quantise the linear layers behind the embedding and before the head."""
+    if bits is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    config: Any = BitsAndBytesConfig(**(four if bits == "4bit" else {"load_in_8bit": True}))
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def load_tokenizer(weights: Weights, options: HFOptions) -> Any:

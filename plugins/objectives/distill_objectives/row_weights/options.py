@@ -41,6 +41,14 @@ class DomainsOptions(Options):
     default: NonNegativeFloat = Field(default=1.0, description="weight of every other domain")
 
 
+class WritersOptions(Options):
+    """Options of ``writers``."""
+
+    student: NonNegativeFloat = Field(default=1.0, description="weight of sequences that the student wrote")
+    teacher: NonNegativeFloat = Field(default=1.0, description="weight of sequences that the teacher wrote")
+    data: NonNegativeFloat = Field(default=1.0, description="weight of the data's own sequences")
+
+
 class ProgressiveStepsOptions(Options):
     """Options of ``progressive-steps``."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_core.engine.data import IGNORE
-from distill_core.engine.records import weight_of
+from distill_core.engine.records import encodable_text, weight_of
 from distill_core.errors import DataError
 from distill_core.pieces import CutRecord, Piece
 from distill_objectives.tasks.fields import class_of, field_of
@@ -33,6 +33,7 @@ class SequenceClassification:
             raise DataError(
                 f"document {document}: {self.options.text!r} must be a string, received {type(text).__name__}"
             )
+        encodable_text(text, self.options.text, document)
         label = class_of(field_of(record, self.options.label, "label", document), self.labels, document)
         whole = list(tokenizer(text, verbose=False)["input_ids"])
         ids = list(tokenizer(text, truncation=True, max_length=length_tokens)["input_ids"])

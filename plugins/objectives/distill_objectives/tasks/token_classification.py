@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_core.engine.data import IGNORE
-from distill_core.engine.records import weight_of
+from distill_core.engine.records import encodable_text, weight_of
 from distill_core.errors import DataError
 from distill_core.pieces import CutRecord, Piece
 from distill_objectives.tasks.fields import class_of, field_of
@@ -39,6 +39,13 @@ class TokenClassification:
                 f"document {document}: {self.options.tokens!r} and {self.options.label!r} must be lists of equal "
                 f"length, one label a word; received {_sized(words)} and {_sized(labels)}"
             )
+        for index, word in enumerate(words):
+            if not isinstance(word, str):
+                raise DataError(
+                    f"document {document}: {self.options.tokens}[{index}] must be a string, received "
+                    f"{type(word).__name__} {str(word)[:40]}"
+                )
+            encodable_text(word, f"{self.options.tokens}[{index}]", document)
         if not getattr(tokenizer, "is_fast", False):
             raise DataError("token-classification needs a fast tokenizer, which knows the word of each token")
         encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=length_tokens)

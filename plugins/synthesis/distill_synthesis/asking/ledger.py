@@ -1,7 +1,8 @@
 """A budget in tokens and money: reserved before a request is asked, settled after, safe against ``kill -9``.
 
-Every reservation is on disk before its request is sent. What a killed process had reserved and not settled stays
-counted in full, because nobody knows whether it was paid. Costs are whole billionths of the currency, rounded up.
+Every reservation is on disk before its request is sent. What a killed process had reserved and not settled is settled
+by its answer where that reached the disk; the rest stays counted in full, because nobody knows whether it was paid, and
+releasing it could exceed the budget. Costs are whole billionths of the currency, rounded up.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ class Ledger:
         self._guard = threading.Lock()
         for row in whole_lines(self.path):
             self._count(row)
-        self._open.clear()  # of a process that is gone: counted in full
+        self._left, self._open = self._open, {}  # of a process that is gone: counted in full, but for answers it kept
 
     @property
     def spent(self) -> Spending:
@@ -81,6 +83,12 @@ class Ledger:
             if not completion.cached and not tokens:
                 spent = (most_tokens, max(most_nano, spent[1]))
             self._write({"settle": key, "tokens": spent[0], "nano": spent[1]})
+
+    def settle_kept(self, answers: Mapping[str, Completion]) -> None:
+        """Settle what a killed process had reserved and whose answer it kept, by key, before it could settle it."""
+        for key in [key for key in self._left if key in answers]:
+            self._open[key] = self._left.pop(key)
+            self.settle(key, answers[key])
 
     def lost(self, most: Spending) -> None:
         """An attempt that may have been paid for in vain; another one is about to be made. Called from any thread.

@@ -102,6 +102,7 @@ class Synthesis:
         budget = self.common.budget
         self.ledger = Ledger(directory, tokens=budget.tokens, cost=budget.cost)
         self.cache = CompletionCache(directory, self.teacher)
+        self.ledger.settle_kept(self.cache.held)
         watch = getattr(self.teacher, "watch_losses", None)
         try:
             if callable(watch):

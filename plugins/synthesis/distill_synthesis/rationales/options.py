@@ -24,13 +24,19 @@ class RationalesOptions(Options):
     """Options of ``rationales``."""
 
     teacher: str | None = Field(default=None, description="which teacher of the run file writes; default: the first")
+    teachers: dict[str, NonNegativeFloat] | None = Field(
+        default=None,
+        min_length=1,
+        description="several teachers of the run file that write for every question, each with the weight of its "
+        "rationales in the loss; in place of `teacher`",
+    )
     examples: list[Example] = Field(default_factory=list, description="worked questions, shown before each question")
     template: str | None = Field(
         default=None,
         description="Jinja file of the prompt, with the variables question, examples and hint; default: "
         "question, steps, answer, each on a line of its own",
     )
-    samples: PositiveInt = Field(default=4, description="rationales written per question")
+    samples: PositiveInt = Field(default=4, description="rationales written per question, by each teacher")
     temperature: NonNegativeFloat = Field(default=0.7, description="of the samples; 0 only with samples: 1")
     top_p: float = Field(default=1.0, gt=0, le=1, description="samples are drawn from this much probability")
     max_new_tokens: PositiveInt = Field(default=96, description="tokens of rationale and answer together")
@@ -50,7 +56,9 @@ class RationalesOptions(Options):
         "most samples give; answer-and-vote: both; all: every one with an answer",
     )
     min_votes: PositiveInt = Field(default=1, description="vote: samples that must agree")
-    keep: PositiveInt = Field(default=4, description="different rationales kept per question, shortest first")
+    keep: PositiveInt = Field(
+        default=4, description="different rationales kept per question and teacher, shortest first"
+    )
     hint_failed: bool = Field(
         default=False,
         description="questions without an accepted sample are asked once more, the answer given as a hint",
@@ -84,8 +92,13 @@ class RationalesOptions(Options):
                 f"samples is {self.samples} at temperature 0, where all samples are equal: set temperature above 0 "
                 "or samples: 1"
             )
-        if self.min_votes > self.samples:
-            raise ValueError(f"min_votes is {self.min_votes}, but there are only {self.samples} samples")
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError(
+                f"teacher is {self.teacher} and teachers are {', '.join(self.teachers)}: name one or several"
+            )
+        written = self.samples * len(self.teachers or [self.teacher])
+        if self.min_votes > written:
+            raise ValueError(f"min_votes is {self.min_votes}, but there are only {written} samples")
         return self
 
     def problems(self) -> list[str]:

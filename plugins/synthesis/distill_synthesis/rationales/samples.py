@@ -14,7 +14,10 @@ from distill_synthesis.rationales.options import RationalesOptions
 
 @dataclass(frozen=True)
 class Sample:
-    """A rationale and its answer as written; ``rejected`` says why it is not used, empty while it is."""
+    """A rationale and its answer as written, by which teacher; ``rejected`` says why it is not used, empty while it is.
+
+    ``teacher`` is its name in the run file; empty where there is one.
+    """
 
     id: str
     rationale: str
@@ -23,22 +26,24 @@ class Sample:
     score: float | None = None
     rejected: str = ""
     hinted: bool = False
+    teacher: str = ""
 
 
-def read_sample(completion: Completion, pattern: re.Pattern[str], *, hinted: bool = False) -> Sample:
+def read_sample(completion: Completion, pattern: re.Pattern[str], *, hinted: bool = False, teacher: str = "") -> Sample:
     """Rationale and answer of a completion; rejected where one is missing or the text was cut off before its answer.
 
     >>> answer = re.compile(r"\\n\\s*Answer:\\s*(?P<answer>[^\\n]+)")
-    >>> read_sample(Completion("q#0", " 1 + 1 = 2.\\nAnswer: 2"), answer)
-    Sample(id='q#0', rationale='1 + 1 = 2.', answer='2', canonical='', score=None, rejected='', hinted=False)
+    >>> sample = read_sample(Completion("q#0", " 1 + 1 = 2.\\nAnswer: 2"), answer)
+    >>> sample.rationale, sample.answer, sample.rejected
+    ('1 + 1 = 2.', '2', '')
     """
     found = pattern.search(completion.text)
     if found is None:
         reason = "cut off before the answer" if completion.finish_reason == "length" else "no answer in the text"
-        return Sample(completion.id, completion.text.strip(), "", rejected=reason, hinted=hinted)
+        return Sample(completion.id, completion.text.strip(), "", rejected=reason, hinted=hinted, teacher=teacher)
     rationale, answer = completion.text[: found.start()].strip(), found["answer"].strip()
     rejected = "" if rationale and answer else ("no rationale" if answer else "no answer in the text")
-    return Sample(completion.id, rationale, answer, rejected=rejected, hinted=hinted)
+    return Sample(completion.id, rationale, answer, rejected=rejected, hinted=hinted, teacher=teacher)
 
 
 def judged(

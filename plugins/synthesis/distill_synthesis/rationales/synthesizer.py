@@ -36,7 +36,7 @@ class Rationales:
 
     Chain-of-thought prompting of a teacher (Large Language Models Are Reasoning Teachers, arXiv 2212.10071), rejection
     by the answer and a second try with the answer as a hint (STaR, 2203.14465), the majority vote of self-consistency
-    (2203.11171), several rationales kept per question (2402.04616).
+    (2203.11171), rationales of several teachers for the same question, each with its weight (2402.04616).
     """
 
     def __init__(self, options: RationalesOptions) -> None:
@@ -53,12 +53,15 @@ class Rationales:
 
     def build(self, ctx: SynthesisContext) -> None:
         """Raises ``SignalError`` where the teacher cannot write."""
-        self.teacher = ctx.teacher(self.options.teacher)
-        if not callable(getattr(self.teacher, "generate", None)):
-            raise SignalError(
-                f"rationales are written by the teacher, but {self.teacher.identity()} has no generate(): name a "
-                "teacher that gives the signal `text`"
-            )
+        named = self.options.teachers or {"": 1.0}
+        self.teachers = {name: ctx.teacher(name or self.options.teacher) for name in named}
+        self.weights = dict(named)
+        for teacher in self.teachers.values():
+            if not callable(getattr(teacher, "generate", None)):
+                raise SignalError(
+                    f"rationales are written by the teacher, but {teacher.identity()} has no generate(): name a "
+                    "teacher that gives the signal `text`"
+                )
         checker = self.options.checker
         self.checker = None if checker is None else ctx.build("checker", {"use": checker.use, **checker.options})
         self.parameters = GenerationParameters(
@@ -76,35 +79,43 @@ class Rationales:
         Raises:
             DataError: a record without a question (or without an answer to check), or no rationale was kept.
         """
-        cache = CompletionCache(directory, self.teacher)
+        caches = {name: CompletionCache(directory, teacher) for name, teacher in self.teachers.items()}
         records = enumerate(source)
         size = max(1, self.options.window // self.options.samples)
         while window := list(islice(records, size)):
             questions = [_Question(_with_question(record, number), number, [], {}) for number, record in window]
-            self._sample(questions, cache, hinted=False)
+            self._sample({name: questions for name in caches}, caches, hinted=False)
             if self.options.hint_failed:
-                failed = [one for one in questions if not chosen(one.samples, 1)]
-                self._sample(failed, cache, hinted=True)
+                failed = {name: [q for q in questions if not chosen(_of(q.samples, name), 1)] for name in caches}
+                self._sample(failed, caches, hinted=True)
             for question in questions:
                 yield from self._records(question)
-            self.asked, self.from_cache = cache.asked, self._samples_seen() - cache.asked
+            self.asked = sum(cache.asked for cache in caches.values())
+            self.from_cache = self._samples_seen() - self.asked
         if not self.kept:
-            raise DataError(f"no rationale was kept: {self.sentence()}; look at {cache.path}, where all that was "
+            where = next(iter(caches.values())).path
+            raise DataError(f"no rationale was kept: {self.sentence()}; look at {where}, where all that was "
                             "written is, then change the examples, the template or what `select` asks for")  # fmt: skip
         self.say(f"rationales: {self.sentence()}")
 
-    def _sample(self, questions: Sequence[_Question], cache: CompletionCache, *, hinted: bool) -> None:
-        requests, owners = [], []
-        for question in questions:
-            for draw in range(1 if hinted else self.options.samples):
-                hint = str(question.record["answer"]) if hinted else ""
-                name = f"{question.number}:{question.document}#{'hint' if hinted else draw}"
-                requests.append(GenerationRequest(name, prompt=self._prompt(question, hint)))
-                owners.append(question)
-        written = cache.complete(requests, self.parameters)
-        for question, (_, completion) in zip(owners, written, strict=True):
-            question.samples.append(read_sample(completion, self.pattern, hinted=hinted))
-        for question in questions:
+    def _sample(
+        self, questions: Mapping[str, Sequence[_Question]], caches: Mapping[str, CompletionCache], *, hinted: bool
+    ) -> None:
+        """Every teacher writes for its questions; then all that was written for a question is voted on and judged."""
+        asked: dict[int, _Question] = {}
+        for name, own in questions.items():
+            requests, owners = [], []
+            for question in own:
+                asked[question.number] = question
+                for draw in range(1 if hinted else self.options.samples):
+                    hint = str(question.record["answer"]) if hinted else ""
+                    request = f"{question.number}:{question.document}#{'hint' if hinted else draw}"
+                    requests.append(GenerationRequest(request, prompt=self._prompt(question, hint)))
+                    owners.append(question)
+            written = caches[name].complete(requests, self.parameters)
+            for question, (_, completion) in zip(owners, written, strict=True):
+                question.samples.append(read_sample(completion, self.pattern, hinted=hinted, teacher=name))
+        for question in asked.values():
             fresh = [sample for sample in question.samples if sample.hinted == hinted]
             done, votes = judged(fresh, question.record, self.checker, self.options)
             question.samples = [s for s in question.samples if s.hinted != hinted] + done
@@ -117,7 +128,7 @@ class Rationales:
     def _records(self, question: _Question) -> Iterator[dict[str, Any]]:
         self.questions += 1
         self.rejected.update(sample.rejected for sample in question.samples if sample.rejected)
-        kept = chosen(question.samples, self.options.keep)
+        kept = [one for name in self.teachers for one in chosen(_of(question.samples, name), self.options.keep)]
         accepted = sum(not sample.rejected for sample in question.samples)
         if accepted > len(kept):
             self.rejected["same as another, or beyond `keep`"] += accepted - len(kept)
@@ -126,6 +137,8 @@ class Rationales:
         own, provenance = question.record.get("weight", 1.0), question.record.get("provenance") or {}
         for sample in kept:
             base = {k: v for k, v in question.record.items() if k not in ("prompt", "completion", "text")}
+            if self.options.teachers is not None:
+                base["rationale_weight"] = self.weights[sample.teacher]
             yield {
                 **base,
                 "document": question.document,
@@ -137,7 +150,7 @@ class Rationales:
 
     def _origin(self, question: _Question, sample: Sample) -> dict[str, Any]:
         return {
-            "teacher": self.teacher.identity(),
+            "teacher": self.teachers[sample.teacher].identity(),
             "template_sha256": self.template.digest,
             "examples": len(self.options.examples),
             "parameters": {**asdict(self.parameters), "stop": list(self.parameters.stop)},
@@ -171,6 +184,10 @@ class Rationales:
             f"{self.questions} questions, {self._samples_seen()} samples, {self.kept} rationales kept for "
             f"{self.answered} questions" + (f" (left out: {reasons})" if reasons else "")
         )
+
+
+def _of(samples: Sequence[Sample], teacher: str) -> list[Sample]:
+    return [sample for sample in samples if sample.teacher == teacher]
 
 
 def _with_question(record: Mapping[str, Any], number: int) -> Mapping[str, Any]:

@@ -55,8 +55,10 @@ class RationaleTasks:
         if options.form == "rationale-then-answer" or options.rationale_answer:
             parts.append({"text": f"{options.answer_lead}{answer}", "predict": True})
         made = {**_kept(record), "parts": parts, "domain": RATIONALE}
-        if options.form == "multi-task":
-            made["weight"] = float(record.get("weight", 1.0)) * options.rationale_weight
+        factor = options.rationale_weight if options.form == "multi-task" else 1.0
+        factor *= float(record.get("rationale_weight", 1.0))  # of the teacher that wrote it
+        if factor != 1:
+            made["weight"] = float(record.get("weight", 1.0)) * factor
         return made
 
     def _asked(self, prefix: str, question: str) -> Part:

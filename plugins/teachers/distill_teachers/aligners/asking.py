@@ -18,7 +18,7 @@ from distill_core.errors import SignalError
 from distill_core.interfaces import Teacher
 from distill_core.store import sequence_key
 from distill_core.types import IGNORE, Needs, RowIndex, RowTarget, SparseSpec, TeacherSignals, TokenBatch
-from distill_teachers.aligners.reading import Reader, SequenceReading
+from distill_teachers.aligners.reading import Chunk, Reader, SequenceReading
 
 RANKED = "ranked_log_probs"
 """Signal [N, K + 1]: the teacher's largest log-probabilities, falling, whatever their tokens, the tail last; -inf
@@ -41,7 +41,7 @@ class Asked:
     """
 
     def __init__(self, teacher: Teacher, batch: TokenBatch, reader: Reader, spec: SparseSpec) -> None:
-        self.teacher, self.batch, self.spec = teacher, batch, spec
+        self.teacher, self.batch, self.reader, self.spec = teacher, batch, reader, spec
         self.rows: RowIndex = batch.rows()
         lengths_B = batch.attention_mask_BT.sum(dim=1).tolist()
         ids_BT = batch.input_ids_BT.tolist()
@@ -58,6 +58,19 @@ class Asked:
     def aligned_A(self) -> Tensor:
         """Rows before whose label the teacher has read exactly the same bytes, and may say what comes next."""
         return torch.nonzero(self.first_N > 0)[:, 0]
+
+    def chunk_rows(self) -> list[tuple[int, int, Chunk]]:
+        """(row, sequence, chunk) of the rows whose label is part of a chunk, in order."""
+        inside = [
+            {index: chunk for chunk in reading.chunks for index in range(chunk.start, chunk.start + chunk.count)}
+            for reading in self.readings
+        ]
+        labels = [position + 1 for position in self.rows.position_N.tolist()]
+        return [
+            (row, sequence, inside[sequence][label])
+            for row, (sequence, label) in enumerate(zip(self.sequences, labels, strict=True))
+            if label in inside[sequence]
+        ]
 
     @cached_property
     def likeliest(self) -> RowTarget:
@@ -77,23 +90,30 @@ class Asked:
 
         log P(b_1 .. b_m | prefix) = sum_i log P(b_i | prefix, b_1 .. b_{i-1})
         """
-        counts_C = self.count_N[rows_C]
         wanted = [
             (self.sequences[row], int(self.first_N[row]) + i)
             for row in rows_C.tolist()
             for i in range(int(self.count_N[row]))
         ]
         ids_P1 = torch.tensor([[self.readings[s].teacher_ids[i]] for s, i in wanted], dtype=torch.int64).view(-1, 1)
-        target = self._targets(wanted, SparseSpec("topk", 1, (1.0,), ids_NK=ids_P1))
-        if target.ids_NK.shape != ids_P1.shape or not bool((target.ids_NK == ids_P1).all()):
+        logp_P = self.log_probs_of(wanted, ids_P1)[:, 0]
+        row_P = torch.repeat_interleave(torch.arange(len(rows_C)), self.count_N[rows_C])
+        return torch.zeros(len(rows_C), dtype=torch.float64).index_add_(0, row_P, logp_P)
+
+    def log_probs_of(self, wanted: Sequence[tuple[int, int]], ids_PK: Tensor) -> Tensor:
+        """float64 [P, K] log-probability of given teacher tokens before each (sequence, token); -inf on padding.
+
+        Raises:
+            SignalError: a teacher that does not answer on given ids.
+        """
+        target = self._targets(wanted, SparseSpec("topk", max(1, ids_PK.shape[1]), (1.0,), ids_NK=ids_PK))
+        if target.ids_NK.shape != ids_PK.shape or not bool((target.ids_NK == ids_PK).all()):
             raise SignalError(
-                f"the teacher {self.teacher.identity()} was asked how likely {len(ids_P1)} given tokens are and "
+                f"the teacher {self.teacher.identity()} was asked how likely {len(ids_PK)} given tokens are and "
                 "answered about others: probabilities of spans need a teacher that answers on given ids (a local "
                 "model); the aligner shared-vocabulary asks for none"
             )
-        logp_P = target.log_probs()[:, 0].double()
-        row_P = torch.repeat_interleave(torch.arange(len(rows_C)), counts_C)
-        return torch.zeros(len(rows_C), dtype=torch.float64).index_add_(0, row_P, logp_P)
+        return target.log_probs()[:, :-1].double()
 
     def ranked(self) -> Tensor:
         """The signal :data:`RANKED`."""

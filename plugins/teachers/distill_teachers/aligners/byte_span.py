@@ -1,20 +1,23 @@
 """Aligner ``byte-span``: exact probabilities of the byte spans that both tokenizations cut out.
 
-Legend: N rows, A aligned rows, C rows whose label is several teacher tokens, K support.
+Legend: N rows, A aligned rows, C rows whose label is several teacher tokens or part of one, P teacher tokens asked
+about, K support.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill_core.interfaces import Teacher
-from distill_core.options import NoOptions
 from distill_core.types import Needs, RowTarget, SparseSpec, TeacherSignals, TokenBatch
 from distill_teachers.aligners.asking import Asked, answer, check_asked, lookup, mapped, spread
-from distill_teachers.aligners.reading import Reader
+from distill_teachers.aligners.options import ByteSpanOptions
+from distill_teachers.aligners.reading import Chunk, Reader
 
 TEMPERATURES = (1.0,)
 
@@ -27,16 +30,23 @@ class ByteSpan:
       the rest in the tail, as ``shared-vocabulary`` does.
     - A label that is several teacher tokens: two outcomes, this span or not, with the exact probability of the span,
       ``prod_i P(b_i | prefix, b_1 .. b_{i-1})`` over its teacher tokens, and the tail.
-    - A label that begins or ends inside a teacher token: nothing (no entry, all mass in the tail).
+    - With ``chunks``, a label ``s_i`` of student tokens ``s_1 .. s_m`` that together are one teacher token ``b``: two
+      outcomes, this label or not, by the chain rule on how the student spells the teacher's next token::
 
-    One pass of the teacher, and another over the sequences with labels of several teacher tokens. Temperature 1 alone.
+          P(s_i | s_1 .. s_{i-1}) = P(spelled s_1 .. s_i ...) / P(spelled s_1 .. s_{i-1} ...)
+
+      where the last numerator is P(b), so the product over the chunk is the probability of b exactly.
+    - Any other label that begins or ends inside a teacher token: nothing (no entry, all mass in the tail).
+
+    One pass of the teacher, another over the sequences with labels of several teacher tokens, and with ``chunks`` a
+    third over those with chunks. Temperature 1 alone.
     """
 
-    def __init__(self, options: NoOptions | None = None) -> None:
-        self.options = options or NoOptions()
+    def __init__(self, options: ByteSpanOptions | None = None) -> None:
+        self.options = options or ByteSpanOptions()
 
     def between(self, teacher_tokenizer: Any, student_tokenizer: Any) -> ByteSpanAlignment:
-        return ByteSpanAlignment(Reader(teacher_tokenizer, student_tokenizer))
+        return ByteSpanAlignment(Reader(teacher_tokenizer, student_tokenizer), chunks=self.options.chunks)
 
 
 class ByteSpanAlignment:
@@ -44,8 +54,8 @@ class ByteSpanAlignment:
 
     name = "byte-span"
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, reader: Reader, *, chunks: bool = False) -> None:
+        self.reader, self.chunks = reader, chunks
         pairs = reader.student_ids()
         self.shared = len(pairs)
         self.student_of = lookup(pairs, len(reader.teacher.of_id))
@@ -87,7 +97,61 @@ class ByteSpanAlignment:
             logits_AK[several, 0] = span_C.float()
             tail_A1[several, 0] = _log_rest(span_C).float()
         target = RowTarget("exact", ids_AK, TEMPERATURES, logits_NK=logits_AK, tail_NM=tail_A1)
-        return spread(target, aligned_A, len(asked.rows))
+        everywhere = spread(target, aligned_A, len(asked.rows))
+        return self._with_chunks(everywhere, asked) if self.chunks else everywhere
+
+    def _with_chunks(self, target: RowTarget, asked: Asked) -> RowTarget:
+        """The target with two outcomes at every row whose label is part of a chunk."""
+        assert target.logits_NK is not None and target.tail_NM is not None
+        parts = asked.chunk_rows()
+        if not parts:
+            return target
+        rows_C = torch.tensor([row for row, _, _ in parts], dtype=torch.int64)
+        part_C = chunk_log_probs(asked, [(sequence, chunk) for _, sequence, chunk in parts], rows_C).clamp_max(0)
+        rows_C, part_C = rows_C[~part_C.isnan()], part_C[~part_C.isnan()]
+        target.ids_NK[rows_C, 0] = asked.rows.labels_N.cpu()[rows_C]
+        target.logits_NK[rows_C, 0] = part_C.float()
+        target.tail_NM[rows_C, 0] = _log_rest(part_C).float()
+        return target
+
+
+def chunk_log_probs(asked: Asked, chunks: Sequence[tuple[int, Chunk]], rows_C: Tensor) -> Tensor:
+    """float64 [C] log-probability of each row's label, given that the teacher's token is spelled as the ones before it.
+
+    NaN where that condition has probability 0.
+
+    Args:
+        asked: the batch.
+        chunks: by row, its sequence and its chunk.
+        rows_C: the rows, each of whose labels is in its chunk.
+    """
+    places = {(sequence, chunk.place): chunk for sequence, chunk in chunks}  # in order, each once
+    begun = {place: _begun(asked, place[0], chunk) for place, chunk in places.items()}
+    ids_PK = torch.full((len(places), max(len(sets[0]) for sets in begun.values())), -1, dtype=torch.int64)
+    for number, sets in enumerate(begun.values()):
+        ids_PK[number, : len(sets[0])] = torch.tensor(sets[0])
+    logp_PK = asked.log_probs_of(list(places), ids_PK)
+    masses = {
+        place: [0.0, *(float(logp_K[torch.isin(ids_K, torch.tensor(ids))].logsumexp(dim=0)) for ids in sets)]
+        for (place, sets), ids_K, logp_K in zip(begun.items(), ids_PK, logp_PK, strict=True)
+    }
+    found = []
+    for position, (sequence, chunk) in zip(asked.rows.position_N[rows_C].tolist(), chunks, strict=True):
+        before = position + 1 - chunk.start
+        given, here = masses[sequence, chunk.place][before : before + 2]
+        found.append(math.nan if given == -math.inf else here - given)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _begun(asked: Asked, sequence: int, chunk: Chunk) -> list[list[int]]:
+    """Teacher tokens spelled with the chunk's first student token, its first two, ..., and at its end its own alone.
+
+    The chunk's own token is everywhere among them, however the tokenizer spells it elsewhere.
+    """
+    own = asked.readings[sequence].teacher_ids[chunk.place]
+    spelled = asked.batch.input_ids_BT[sequence, chunk.start : chunk.start + chunk.count].tolist()
+    begun = [asked.reader.spellings.beginning(spelled[:length]) for length in range(1, chunk.count)]
+    return [*([own, *(index for index in ids if index != own)] for ids in begun), [own]]
 
 
 def _log_rest(logp_C: Tensor) -> Tensor:

@@ -13,16 +13,34 @@ What the teacher would read as another text is never asked about:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+from distill_teachers.aligners.spelling import Spellings
 from distill_teachers.aligners.token_bytes import token_bytes
 
 _ROLES = ("bos", "eos", "sep", "cls", "mask")
 _BROKEN_BYTES = 3
 """Continuation bytes that a cut can leave at the start of a text."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Several student tokens that are exactly one teacher token.
+
+    Args:
+        start: index of the first student token.
+        count: how many there are.
+        place: index of the teacher token in ``teacher_ids``, at least 1.
+    """
+
+    start: int
+    count: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -34,11 +52,13 @@ class SequenceReading:
         first: by student token, the index in ``teacher_ids`` of the token that begins where it begins; 0 where none
             does (nothing predicts token 0, so it is no answer either).
         count: by student token, how many teacher tokens stand for exactly its bytes; 0: none do.
+        chunks: stretches of several student tokens that are one teacher token, in order.
     """
 
     teacher_ids: list[int]
     first: list[int]
     count: list[int]
+    chunks: list[Chunk] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,11 @@ class Reader:
             roles[teacher] = student
         return {**same, **roles}
 
+    @cached_property
+    def spellings(self) -> Spellings:
+        """How the student spells the teacher's tokens."""
+        return Spellings(self.teacher, self.student)
+
     def read(self, student_ids: Sequence[int]) -> SequenceReading:
         """Read one sequence, without padding."""
         reading = SequenceReading(list(self.opening), [0] * len(student_ids), [0] * len(student_ids))
@@ -124,11 +149,16 @@ class Reader:
             ids, spans = self._spans(text)
             base = len(reading.teacher_ids)
             places = {span.start: i for i, span in enumerate(spans) if span.exact and span.end > span.start}
-            for index, stop in enumerate(accumulate(map(len, pieces))):
-                place = places.get(stop - len(pieces[index]) - skipped)
+            stops = [stop - skipped for stop in accumulate(map(len, pieces))]
+            for index, stop in enumerate(stops):
+                place = places.get(stop - len(pieces[index]))
                 if place is not None and base + place > 0:
                     reading.first[start + index] = base + place
-                    reading.count[start + index] = _tokens_to(spans, place, stop - skipped)
+                    reading.count[start + index] = _tokens_to(spans, place, stop)
+                    last = bisect_left(stops, spans[place].end, index)
+                    together = b"".join(pieces[index : last + 1])  # unequal: the teacher puts a space before the text
+                    if last > index and together == self.teacher.of_id[ids[place]]:
+                        reading.chunks.append(Chunk(start + index, last - index + 1, base + place))
             reading.teacher_ids.extend(ids)
         return whole
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill_core.config import RunConfig
-from distill_core.engine.loading import Location
-from distill_core.engine.schema import Problem
+from distill_core.engine.run_file.loading import Location
+from distill_core.engine.run_file.schema import Problem
 
 
 def task_problems(config: RunConfig, components: Mapping[Location, Any]) -> Iterator[Problem]:

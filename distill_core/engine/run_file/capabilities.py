@@ -9,20 +9,26 @@ from pydantic import BaseModel
 
 from distill_core.completions import TEXT
 from distill_core.config import CaptureConfig, RunConfig, SparseConfig, TrainConfig
-from distill_core.engine.capture_capabilities import capture_problems, listed, missing_temperatures, sparse_problems
-from distill_core.engine.loading import Location, path_text
-from distill_core.engine.schema import Problem, suggestion
-from distill_core.engine.selection_problems import selection_problems
-from distill_core.engine.supply import (
+from distill_core.engine.run_file.capture_capabilities import (
+    capture_problems,
+    listed,
+    missing_temperatures,
+    sparse_problems,
+)
+from distill_core.engine.run_file.loading import Location, path_text
+from distill_core.engine.run_file.schema import Problem, suggestion
+from distill_core.engine.run_file.selection_problems import selection_problems
+from distill_core.engine.run_file.supply import (
     MODEL,
     SAMPLED_METHODS,
     Supply,
     aligner_of,
+    asked_teachers,
     located_captures,
     readers_of,
     supply_of,
 )
-from distill_core.engine.task_problems import task_problems
+from distill_core.engine.run_file.task_problems import task_problems
 from distill_core.plugin import Needs
 
 Components = Mapping[Location, Any]
@@ -90,10 +96,13 @@ def _named_teacher_problems(
     config: RunConfig, components: Components, at: Location, wanted: frozenset[str]
 ) -> Iterator[Problem]:
     component = components[at]
-    name = getattr(component.options, "teacher", None)
-    if name is not None and config.all_teachers and name not in config.all_teachers:
+    asked = asked_teachers(component.options, config)
+    option = "teachers" if getattr(component.options, "teachers", None) else "teacher"
+    unknown = [name for name in asked if config.all_teachers and name not in config.all_teachers]
+    for name in unknown:
         hint = suggestion(name, config.all_teachers, what="teachers of this file")
-        yield Problem((*at, "teacher"), f"no teacher is called {name!r}{hint}")
+        yield Problem((*at, option), f"no teacher is called {name!r}{hint}")
+    if unknown:
         return
     gives = {}
     for one in config.all_teachers:
@@ -102,14 +111,14 @@ def _named_teacher_problems(
         if teacher is None:
             return
         gives[one] = teacher.entry.provides(teacher.options).signals
-    asked = next(iter(gives), None) if name is None else name
     able = [one for one, signals in gives.items() if wanted <= signals]
-    if asked is not None and able and asked not in able:
-        yield Problem(
-            at,
-            f"{component.entry.id} asks the teacher {asked!r}, which gives {listed(gives[asked])}, for "
-            f"{listed(wanted)}: name one that can with `teacher: {able[0]}`",
-        )
+    for name in asked:
+        if able and name not in able:
+            yield Problem(
+                at,
+                f"{component.entry.id} asks the teacher {name!r}, which gives {listed(gives[name])}, for "
+                f"{listed(wanted)}: name one that can with `{option}: {able[0]}`",
+            )
 
 
 def _writer_problems(config: RunConfig, components: Components) -> Iterator[Problem]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distill_core.config import RunConfig
-from distill_core.engine.schema import Problem
+from distill_core.engine.run_file.loading import Location
+from distill_core.engine.run_file.schema import Problem
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 """Names of the context length in Transformers configs, the usual one first."""
@@ -48,6 +49,11 @@ def model_problems(config: RunConfig) -> Iterator[Problem]:
         yield from context_problems(config, init.config, "student.init.config")
     if config.student.tokenizer is not None:
         yield from _directory_problems(("student", "tokenizer"), config.student.tokenizer, needs=None)
+    for name, model in config.evaluate.models.items():
+        at = ("evaluate", "models", name)
+        if name in ("teacher", *config.trainings()):
+            yield Problem(at, f"a model of this run is called {name!r} already: give it another name")
+        yield from _directory_problems(at, model, needs="config.json")
     no_text = config.task is not None  # a task may read no text; the one that does says so when the student is made
     if init.config is not None and config.student.tokenizer is None and not config.all_teachers and not no_text:
         yield Problem(("student", "tokenizer"), "required: student.init.config brings none and there is no teacher")
@@ -56,7 +62,7 @@ def model_problems(config: RunConfig) -> Iterator[Problem]:
         yield Problem(("output_dir",), f"{output} is a file: expected a directory, or a name that is free")
 
 
-def _directory_problems(at: tuple[str, ...], source: str, *, needs: str | None) -> Iterator[Problem]:
+def _directory_problems(at: Location, source: str, *, needs: str | None) -> Iterator[Problem]:
     if not looks_local(source):
         return
     path = Path(source).expanduser()

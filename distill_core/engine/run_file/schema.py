@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from distill_core.config import RunConfig
-from distill_core.engine.loading import Location, RawRunFile, path_text
+from distill_core.engine.run_file.loading import Location, RawRunFile, path_text
 
 _WRONG_SHAPE = ("_type", "_parsing")
 """Ends of pydantic's error types that say a value has another type than this branch of a union expects."""

@@ -6,67 +6,47 @@ Nothing in it is executed and no dotted path is accepted.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     model_validator,
 )
 
+from distill_core.config.sections import ComponentRef, Name, ObjectiveRef, Section, VocabularyPolicy
+from distill_core.config.selection import ActiveConfig, BudgetConfig, SelectConfig
+from distill_core.config.student import FromTeacher, InitConfig, PeftSection, StudentConfig, Width
 from distill_core.options import ModelSource, ScheduleRef
 
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ComponentRef(BaseModel):
-    """A component by registered name, its options inline."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    use: str = Field(description="registered name, bare or `plugin:name`")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-def _names_an_aligner(value: Any) -> Any:
-    if value == "align":
-        raise ValueError(
-            "align says not how: name an aligner, vocabulary: {use: ...}; `distill plugins list` shows them"
-        )
-    return value
-
-
-VocabularyPolicy = Annotated[Literal["error", "truncate"] | ComponentRef, BeforeValidator(_names_an_aligner)]
-"""What to do when teacher and student vocabularies differ."""
-
-
-class ObjectiveRef(ComponentRef):
-    """An objective with its place in the sum."""
-
-    name: str | None = Field(default=None, description="name in logs; default: the component's name")
-    weight: NonNegativeFloat | ScheduleRef = Field(default=1.0, description="factor in the total loss, or a schedule")
-    source: str | None = Field(
-        default=None,
-        description="whom it learns from: a capture's name, or a teacher's name with teacher: live; default: the "
-        "training's own",
-    )
-    row_weights: ComponentRef | None = Field(
-        default=None, description="how much each row counts, e.g. by the teacher's entropy; default: all alike"
-    )
+__all__ = [
+    "ActiveConfig",
+    "BudgetConfig",
+    "CaptureConfig",
+    "ComponentRef",
+    "DataConfig",
+    "EvaluateConfig",
+    "FromTeacher",
+    "InitConfig",
+    "Name",
+    "ObjectiveRef",
+    "PeftSection",
+    "ReportConfig",
+    "RunConfig",
+    "Section",
+    "SelectConfig",
+    "SparseConfig",
+    "SplitConfig",
+    "StudentConfig",
+    "TrainConfig",
+    "TrainOverrides",
+    "UpdateConfig",
+    "VocabularyPolicy",
+    "Width",
+]
 
 
 class SplitConfig(Section):
@@ -103,117 +83,6 @@ class DataConfig(Section):
         return ("train", "eval") if self.target is None else ("train", "eval", "target")
 
 
-class BudgetConfig(Section):
-    """How much is kept; exactly one of the three."""
-
-    sequences: PositiveInt | None = Field(default=None, description="so many sequences")
-    tokens: PositiveInt | None = Field(default=None, description="as many sequences as fit into so many tokens")
-    share: float | None = Field(
-        default=None, gt=0, le=1, description="this share of the pool's sequences, above 0 to 1"
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> BudgetConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"exactly one of sequences, tokens and share says how much is kept; given: {', '.join(given) or 'none'}"
-            )
-        return self
-
-
-class SelectConfig(Section):
-    """Which of the prepared training sequences are learned from."""
-
-    selector: ComponentRef = Field(description="who chooses")
-    budget: BudgetConfig = Field(description="how much is kept")
-    batch_sequences: PositiveInt = Field(default=8, description="sequences per pass of a model that is asked")
-    exclude: list[str] = Field(
-        default_factory=list, description="directories of earlier selections: what they kept is not chosen again"
-    )
-    features: str | None = Field(
-        default=None,
-        description="directory of features that selectors share; default: `features` in the run's directory",
-    )
-
-
-class ActiveConfig(Section):
-    """Rounds of a run, each of which chooses again with what the student has learned."""
-
-    rounds: PositiveInt = Field(description="most rounds; each keeps `select.budget` of what is left")
-    least_gain: NonNegativeFloat = Field(default=0.0, description="stop after a round that gains less, or nothing")
-    metric: str = Field(default="cross_entropy", description="what a round gains in: of the evaluation on data.eval")
-    first: ComponentRef = Field(
-        default_factory=lambda: ComponentRef(use="random"),
-        description="who chooses first; default: random",
-    )
-
-
-class Width(Section):
-    """How much narrower a student is than its teacher; what is not said stays as wide."""
-
-    hidden_size: PositiveInt | None = Field(default=None, description="hidden channels to keep")
-    intermediate_size: PositiveInt | None = Field(default=None, description="feed-forward neurons of a layer to keep")
-    key_value_heads: PositiveInt | None = Field(
-        default=None, description="key-value heads of a layer to keep, each with the query heads that share it"
-    )
-
-
-class FromTeacher(Section):
-    layers: list[NonNegativeInt] = Field(min_length=1, description="teacher layers to keep, in order, from 0")
-    width: Width | None = Field(
-        default=None, description="narrow them: the weightiest channels, neurons and heads stay"
-    )
-    teacher: str | None = Field(default=None, description="which of several teachers; needed where there are several")
-
-
-class InitConfig(Section):
-    """Exactly one of the three."""
-
-    from_teacher: FromTeacher | None = Field(default=None, description="copy layers of the teacher")
-    model: ModelSource | None = Field(
-        default=None, description="model id, directory, or package:NAME/DIRECTORY of an installed Python package"
-    )
-    config: dict[str, Any] | None = Field(default=None, description="a Transformers config (with model_type)")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> InitConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"exactly one of from_teacher, model and config says how the student starts; given: "
-                f"{', '.join(given) or 'none'}"
-            )
-        if self.config is not None and not isinstance(self.config.get("model_type"), str):
-            raise ValueError("config needs a model_type such as `llama`, or Transformers cannot tell the architecture")
-        return self
-
-
-class PeftSection(Section):
-    """LoRA adapters on the student (needs `pip install distill-core[peft]`)."""
-
-    r: PositiveInt = Field(default=8, description="rank of the adapters")
-    alpha: PositiveFloat = Field(
-        default=16.0, description="scale of the adapters; their output is multiplied by alpha / r"
-    )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapters' input")
-    target_modules: list[str] | Literal["all-linear"] = Field(
-        default="all-linear", description="names of the modules that get adapters"
-    )
-
-
-class StudentConfig(Section):
-    init: InitConfig = Field(description="what the student starts from")
-    tokenizer: ModelSource | None = Field(
-        default=None, description="tokenizer id or directory, as for a model; default: the model's own"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="of the weights; auto: float32 in training"
-    )
-    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
-    peft: PeftSection | None = Field(default=None, description="train LoRA adapters instead of all weights")
-
-
 class UpdateConfig(Section):
     """Labels of an older revision of the teacher, of which only what moved is captured anew."""
 
@@ -246,6 +115,10 @@ class CaptureConfig(Section):
     shard_sequences: PositiveInt = Field(default=64, description="sequences per shard; an interruption loses one shard")
     update: UpdateConfig | None = Field(
         default=None, description="an older store, of which only what moved is captured"
+    )
+    known: list[str] = Field(
+        default_factory=list,
+        description="directories of earlier stores of this form: what they hold is copied, and the teacher not asked",
     )
 
 
@@ -348,10 +221,6 @@ class TrainOverrides(Section):
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-"""Names of trainings and teachers; they become directory names."""
-
-
 class EvaluateConfig(Section):
     evaluators: list[ComponentRef] = Field(
         default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
@@ -361,6 +230,9 @@ class EvaluateConfig(Section):
     batch_sequences: PositiveInt = Field(default=8, description="sequences per forward pass")
     limit_sequences: PositiveInt | None = Field(default=None, description="judge on the first so many sequences only")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the confidence intervals")
+    models: dict[Name, ModelSource] = Field(
+        default_factory=dict, description="finished models that are judged beside the run's own, by name"
+    )
 
 
 class ReportConfig(Section):

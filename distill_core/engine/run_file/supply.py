@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_core.config import CaptureConfig, ComponentRef, RunConfig, TrainConfig
-from distill_core.engine.loading import Location, path_text
-from distill_core.engine.schema import Problem, suggestion
+from distill_core.engine.run_file.loading import Location, path_text
+from distill_core.engine.run_file.schema import Problem, suggestion
 from distill_core.plugin import Provides
 
 MODEL = "model"
@@ -16,6 +16,14 @@ MODEL = "model"
 
 SAMPLED_METHODS = ("threshold", "multinomial")
 """Capture methods whose weights are a sample: unbiased, but right only in losses linear in the teacher."""
+
+
+def asked_teachers(options: Any, config: RunConfig) -> list[str]:
+    """Teachers that a component asks: those its option ``teachers`` or ``teacher`` names, else the run file's first."""
+    several, one = (getattr(options, name, None) for name in ("teachers", "teacher"))
+    if several:
+        return list(several)
+    return list(config.all_teachers)[:1] if one is None else [one]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from distill_core.config import CaptureConfig, RunConfig, SparseConfig
-from distill_core.engine.loading import Location
-from distill_core.engine.schema import Problem, suggestion
-from distill_core.engine.supply import SAMPLED_METHODS, captured_teachers, located_captures
+from distill_core.engine.run_file.loading import Location
+from distill_core.engine.run_file.schema import Problem, suggestion
+from distill_core.engine.run_file.supply import SAMPLED_METHODS, captured_teachers, located_captures
 from distill_core.errors import DistillError
 
 
@@ -58,6 +58,12 @@ def _captured_teacher_problems(
         )
     if capture.update is not None:
         yield from _update_problems((*at, "update"), capture, teachers)
+    if capture.known and (capture.joint or capture.update is not None):
+        other = "joint" if capture.joint else "update"
+        yield Problem((*at, "known"), f"copies whole sequences of one teacher's store, and this capture has `{other}:`")
+    for index, directory in enumerate(capture.known):
+        if not (Path(directory).expanduser() / "store.json").is_file():
+            yield Problem((*at, "known", index), f"there is no store in {directory}")
     kind = "sampled" if capture.method in SAMPLED_METHODS else "exact"
     for name in teachers:
         location = ("teacher",) if name == "teacher" and config.teacher is not None else ("teachers", name)

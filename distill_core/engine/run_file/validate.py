@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from distill_core.config import ComponentRef, ObjectiveRef, RunConfig, SparseConfig
-from distill_core.engine.capabilities import capability_problems
-from distill_core.engine.loading import Location, RawRunFile, parse_path, read_run_file
-from distill_core.engine.models_on_disk import model_problems
-from distill_core.engine.schema import Problem, parse_config
+from distill_core.engine.run_file.capabilities import capability_problems
+from distill_core.engine.run_file.loading import Location, RawRunFile, parse_path, read_run_file
+from distill_core.engine.run_file.models_on_disk import model_problems
+from distill_core.engine.run_file.schema import Problem, parse_config
 from distill_core.errors import ConfigError, PluginError
 from distill_core.options import PartRef, ScheduleRef
 
@@ -115,6 +115,8 @@ def references(config: RunConfig) -> Iterator[tuple[Location, str, ComponentRef]
         yield ("select", "selector"), "selector", config.select.selector
     if config.active is not None:
         yield ("active", "first"), "selector", config.active.first
+        for name, ref in config.active.compare.items():
+            yield ("active", "compare", name), "selector", ref
     for field, kind in TRAINING_PARTS.items():
         if isinstance(ref := getattr(config.train, field), ComponentRef):
             yield ("train", field), kind, ref
@@ -158,6 +160,8 @@ _PLACES = (
     (("data", "*", "transforms", "*"), "transform"),
     (("synthesize",), "synthesizer"),
     (("select", "selector"), "selector"),
+    (("active", "first"), "selector"),
+    (("active", "compare", "*"), "selector"),
     *((("train", field), kind) for field, kind in TRAINING_PARTS.items()),
     *((("compare", "*", field), kind) for field, kind in TRAINING_PARTS.items()),
     *(((*at, "sparse", "k"), "schedule") for at in (("train",), ("compare", "*"))),
