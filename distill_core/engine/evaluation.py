@@ -355,10 +355,10 @@ class _Stage:
         return measured, not_measured, rows
 
     def _watch_student(self, sinks: Mapping[str, list[tuple[str, RowAccumulator]]]) -> None:
-        """Collect where the first student differs from the teacher, where tokens are predicted and both are here."""
+        """Collect where the first student differs from the teacher, where both are here."""
         student = next((name for name, one in self.loaded.items() if not one.is_teacher), None)
-        if student is not None and self.task is None and self.teacher_name is not None:
-            self.watched = Disagreements(student, self.loaded[student].tokenizer)
+        if student is not None and self.teacher_name is not None:
+            self.watched = Disagreements(student, self.loaded[student].tokenizer, self.labels)
             sinks[student].append(("", self.watched))
 
     def _shared_pass(self, sinks: dict[str, list[RowAccumulator]]) -> int:

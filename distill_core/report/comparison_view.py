@@ -212,9 +212,8 @@ def _by_size(comparison: Mapping[str, Any]) -> list[Section]:
             values = [(float(one["size"]), scale * number(one["value"])) for one in points]
             errors = [scale * number(one["standard_error"]) for one in points]
             series.append(Series(name, f"tone-{min(index, 5)}", values, errors, "marked"))
-        better = "higher" if metric["higher_is_better"] else "lower"
         unit = "%" if metric["unit"] == "fraction" else metric["unit"]
-        note = ", ".join(part for part in (unit, f"{better} is better", "band: \u00b1 1 standard error") if part)
+        note = ", ".join(part for part in (unit, direction(metric), "band: \u00b1 1 standard error") if part)
         svg = line_chart(
             series[::-1],
             title=f"{metric['label']} by size",
