@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from distill_core.options import Options
+from distill_core.options import ModelSource, Options
 
 
 class ContaminationOptions(Options):
@@ -14,8 +14,10 @@ class ContaminationOptions(Options):
     contaminated_share: float = Field(
         default=0.5, gt=0, le=1, description="share of a document's runs in training from which it counts as trained on"
     )
-    encoder: str | None = Field(
-        default=None, description="encoder (model id or directory) for similarities; default: hashed words and pairs"
+    encoder: ModelSource | None = Field(
+        default=None,
+        description="encoder (hub id, directory or package:NAME/DIRECTORY) for similarities; default: hashed words and "
+        "pairs of words",
     )
     near_duplicate: float = Field(default=0.95, gt=0, le=1, description="cosine from which a document is a near copy")
 
