@@ -85,6 +85,7 @@ evaluate:
   evaluators:
     - use: language-model        # cross-entropy, perplexity, bits per byte
     - use: fidelity              # KL to the teacher, agreement
+    - use: calibration           # is its confidence deserved?
 
 report:
   title: null                    # default: the name of the run

@@ -225,11 +225,15 @@ class TrainOverrides(Section):
     learning_rate: PositiveFloat | None = Field(default=None, description="as in train")
 
 
+TEXT_EVALUATORS = ("language-model", "fidelity", "calibration")
+"""What is measured of language models if the run file does not say."""
+
+
 class EvaluateConfig(Section):
     """How students are judged."""
 
     evaluators: list[ComponentRef] = Field(
-        default_factory=lambda: [ComponentRef(use="language-model"), ComponentRef(use="fidelity")],
+        default_factory=lambda: [ComponentRef(use=name) for name in TEXT_EVALUATORS],
         min_length=1,
         description="what is measured; with a task: classification, fidelity and calibration",
     )

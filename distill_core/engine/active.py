@@ -210,6 +210,8 @@ def _brought(config: RunConfig, number: int, metric: str, before: Sequence[Round
     if metric not in measured:
         raise DistillError(f"active.metric is {metric!r}, which the evaluation has not; it has {', '.join(measured)}")
     value, higher = measured[metric]["value"], measured[metric]["higher_is_better"]
+    if higher is None:
+        raise DistillError(f"active.metric is {metric!r}, of which neither more nor less is better: name another one")
     gain = None
     if before:
         gain = value - before[-1].value if higher else before[-1].value - value

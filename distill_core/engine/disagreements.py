@@ -1,17 +1,18 @@
-"""Where a student and its teacher disagree most: documents, tokens, domains, and single places with what both expect.
+"""Where a student and its teacher disagree most: documents, tokens or classes, domains, and single places.
 
 Legend: n rows of a chunk, V the student's vocabulary, U the vocabulary that the tokenizer knows, k most likely tokens.
 
 Disagreement at a row is the total variation distance of the two distributions, ``1/2 sum_v |p_v - q_v|``: the share of
 probability that the student puts elsewhere than the teacher, in [0, 1]. Mass of the student on padding rows of its head
-counts as put elsewhere.
+counts as put elsewhere. Of a task, the rows are its predictions: classes stand for tokens, and an example is what was
+classified.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +32,7 @@ TOP = 5
 """Most likely tokens kept of each model."""
 
 LISTED = 12
-"""Documents, tokens and domains that are listed, largest mean first."""
+"""Documents, tokens, classes and domains that are listed, largest mean first."""
 
 FEWEST_ROWS = 5
 """A token met less often has no mean worth listing."""
@@ -70,11 +71,13 @@ class Disagreements:
 
     Args:
         name: of the student.
-        tokenizer: decodes what is shown.
+        tokenizer: decodes what is shown; None where a task reads no text.
+        labels: of a task: what class ids stand for; empty where the next token is predicted.
     """
 
-    def __init__(self, name: str, tokenizer: Any) -> None:
-        self.name, self.tokenizer = name, tokenizer
+    def __init__(self, name: str, tokenizer: Any, labels: Sequence[str] = ()) -> None:
+        self.name, self.tokenizer, self.labels = name, tokenizer, tuple(labels)
+        self.pairs: Counter[tuple[int, int]] = Counter()
         self.sums: dict[str, defaultdict[Any, list[float]]] = {
             key: defaultdict(lambda: [0.0, 0.0]) for key in ("documents", "tokens", "domains")
         }
@@ -93,6 +96,8 @@ class Disagreements:
             self._add("tokens", label, value)
             if domains and domains[sequence]:
                 self._add("domains", domains[sequence], value)
+        if self.labels:
+            self.pairs.update(zip(p_nU.argmax(dim=1).tolist(), q_nU.argmax(dim=1).tolist(), strict=True))
         for row in values.topk(min(PER_CHUNK, len(values))).indices.tolist():
             self._hold(values[row].item(), row, rows, p_nU, q_nU)
 
@@ -106,11 +111,15 @@ class Disagreements:
         if len(self.held) == CANDIDATES and value <= self.held[0][0]:
             return
         sequence, position = int(rows.sequence_n[row]), int(rows.position_n[row])
-        start = max(0, position + 1 - CONTEXT_TOKENS)
+        start, stop = max(0, position + 1 - CONTEXT_TOKENS), position + 1
+        if self.labels:
+            # The label of a sequence stands anywhere in it, that of a token where it is: what was read is shown.
+            of_token = int((rows.index.sequence_N == sequence).sum()) > 1
+            start, stop = (start, stop) if of_token else (0, int(rows.batch.attention_mask_BT[sequence].sum()))
         example = {
             "document": rows.batch.documents[sequence],
-            "position": position + 1,
-            "before": rows.batch.input_ids_BT[sequence, start : position + 1].tolist(),
+            "position": position + (0 if self.labels else 1),
+            "before": rows.batch.input_ids_BT[sequence, start:stop].tolist(),
             "actual": int(rows.labels_n[row]),
             "top": {"teacher": _top(p_nU[row]), "model": _top(q_nU[row])},
         }
@@ -130,13 +139,19 @@ class Disagreements:
         count = sum(entry[1] for entry in self.sums["documents"].values())
         if not count:
             return None
-        tokens = {key: entry for key, entry in self.sums["tokens"].items() if entry[1] >= FEWEST_ROWS}
+        predicted = {k: entry for k, entry in self.sums["tokens"].items() if entry[1] >= FEWEST_ROWS or self.labels}
+        named = [{**row, "name": self._outcome(row["name"])} for row in _largest(predicted)]
+        apart = [(pair, n) for pair, n in self.pairs.most_common() if pair[0] != pair[1]][:LISTED]
         return {
             "model": self.name,
             "mean": total / count,
             "n": int(count),
             "documents": _largest(self.sums["documents"]),
-            "tokens": [{**row, "name": self._text([row["name"]])} for row in _largest(tokens)],
+            "tokens": [] if self.labels else named,
+            "classes": named if self.labels else [],
+            "pairs": [
+                {"teacher": self.labels[ours], "model": self.labels[theirs], "n": n} for (ours, theirs), n in apart
+            ],
             "domains": _largest(self.sums["domains"]),
             "examples": [self._shown(value, example) for value, example in self._chosen()],
         }
@@ -153,11 +168,18 @@ class Disagreements:
         return sorted([*first, *later][:EXAMPLES], key=lambda pair: -pair[0])
 
     def _shown(self, value: float, example: Mapping[str, Any]) -> dict[str, Any]:
-        top = {role: [[self._text([token]), p] for token, p in guesses] for role, guesses in example["top"].items()}
-        before, actual = self._text(example["before"]), self._text([example["actual"]])
+        top = {role: [[self._outcome(token), p] for token, p in guesses] for role, guesses in example["top"].items()}
+        before, actual = self._text(example["before"]), self._outcome(example["actual"])
         return {**example, "value": value, "before": before, "actual": actual, "top": top}
 
+    def _outcome(self, index: int) -> str:
+        return self.labels[index] if self.labels else self._text([index])
+
     def _text(self, ids: list[int]) -> str:
+        if self.tokenizer is None:
+            return ""
+        if self.labels:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 

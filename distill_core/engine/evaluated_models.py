@@ -158,7 +158,9 @@ def generations(
     loaded: Mapping[str, LoadedModel], prompts: Sequence[str], max_new_tokens: int, progress: Any
 ) -> dict[str, Any]:
     """Greedy continuations of every prompt by every model."""
-    samples = []
+    samples: list[dict[str, Any]] = []
+    if not prompts:
+        return {"decoding": "greedy", "max_new_tokens": max_new_tokens, "samples": samples}
     with shown_task(progress, "samples", len(prompts), "prompt") as task:
         for prompt in prompts:
             models = {name: (one.model, one.tokenizer) for name, one in loaded.items()}

@@ -6,6 +6,7 @@ and document with (sum, denominator), from which every figure can be recomputed 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -333,13 +334,17 @@ class _Stage:
             rows = self._shared_pass({name: [sink for _, sink in entries] for name, entries in sinks.items()})
         for name, entries in sinks.items():
             measured[name] += [(use, m) for use, accumulator in entries for m in accumulator.measurements()]
-        for use, measure, name in free_form:
-            context = self._data_context() if name == DATA else self._context(name, self.loaded[name])
-            try:
-                with self.watch.running(use):
-                    measured[name] += [(use, m) for m in measure(context)]
-            except SignalError as error:
-                missing.setdefault((use, str(error)), []).append(name)
+        for use, group in itertools.groupby(free_form, key=lambda entry: entry[0]):
+            calls = list(group)
+            with shown_task(self.progress, use, len(calls), "models") as task:
+                for _, measure, name in calls:
+                    context = self._data_context() if name == DATA else self._context(name, self.loaded[name])
+                    try:
+                        with self.watch.running(use):
+                            measured[name] += [(use, m) for m in measure(context)]
+                    except SignalError as error:
+                        missing.setdefault((use, str(error)), []).append(name)
+                    task.advance(1)
         aspects = {use: getattr(evaluator, "aspect", "") for use, evaluator in evaluators}
         for name, found in measured.items():
             _one_evaluator_per_metric(found)
@@ -350,10 +355,10 @@ class _Stage:
         return measured, not_measured, rows
 
     def _watch_student(self, sinks: Mapping[str, list[tuple[str, RowAccumulator]]]) -> None:
-        """Collect where the first student differs from the teacher, where tokens are predicted and both are here."""
+        """Collect where the first student differs from the teacher, where both are here."""
         student = next((name for name, one in self.loaded.items() if not one.is_teacher), None)
-        if student is not None and self.task is None and self.teacher_name is not None:
-            self.watched = Disagreements(student, self.loaded[student].tokenizer)
+        if student is not None and self.teacher_name is not None:
+            self.watched = Disagreements(student, self.loaded[student].tokenizer, self.labels)
             sinks[student].append(("", self.watched))
 
     def _shared_pass(self, sinks: dict[str, list[RowAccumulator]]) -> int:

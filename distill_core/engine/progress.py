@@ -81,6 +81,9 @@ class PlainTask:
 
     def finish(self) -> None:
         seconds = time.monotonic() - self.started_s
+        if not self.total and not self.done:  # nothing is counted
+            self._print(f"{self.label}: {duration(seconds)}")
+            return
         rate = f" ({quantity(self.done / seconds)} {self.unit}/s)" if seconds > 0 else ""
         self._print(f"{self.label}: {quantity(self.done)} {self.unit} in {duration(seconds)}{rate}")
 

@@ -51,13 +51,14 @@ def compare(
     """The student against every other model, metric by metric, paired by document.
 
     Holm's correction runs over the baselines, for each metric; the teacher is no rival and stands outside the family.
-    Metrics that restate another (``derived_from``) are not compared twice. Where a metric counts nothing in some
-    documents of one model (a chain without an equation), the documents that both have are compared.
+    Metrics that restate another (``derived_from``) are not compared twice, those without a direction not at all.
+    Where a metric counts nothing in some documents of one model (a chain without an equation), the documents that both
+    have are compared.
     """
     by_metric: dict[str, dict[str, Measurement]] = {}
     for name, measurements in measured.items():
         for m in measurements:
-            if m.derived_from is None:
+            if m.derived_from is None and m.higher_is_better is not None:
                 by_metric.setdefault(m.metric, {})[name] = m
     comparisons = []
     for metric, by_model in by_metric.items():
@@ -77,7 +78,7 @@ def compare(
         for name, pair in zip(others, pairs, strict=True):
             p_adjusted = adjusted[name]
             verdict = statistics.verdict(
-                pair, higher_is_better=ours.higher_is_better, p_adjusted=p_adjusted, confidence=confidence
+                pair, higher_is_better=bool(ours.higher_is_better), p_adjusted=p_adjusted, confidence=confidence
             )
             baseline = by_model[name].value
             comparisons.append(
@@ -114,12 +115,14 @@ def retention(
     - ``gap_closed``, once per other student ``b``: ``(m - b) / (t - b)``; null, with a reason, where the teacher is not
       told from the baseline by two standard errors: the share of a gap that may be nothing says nothing.
 
-    Metrics where the teacher's figure is 0 or missing, and restated ones (``derived_from``), are left out.
+    Metrics where the teacher's figure is 0 or missing, restated ones (``derived_from``) and those without a direction
+    are left out.
     """
     if teacher is None:
         return []
     sums = {
-        name: {m.metric: m for m in measurements if m.derived_from is None} for name, measurements in measured.items()
+        name: {m.metric: m for m in measurements if m.derived_from is None and m.higher_is_better is not None}
+        for name, measurements in measured.items()
     }
     found = []
     for metric, theirs in sums[teacher].items():
@@ -155,15 +158,16 @@ def transfer(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for metric in dict.fromkeys(metric for model in students.values() for metric in model["metrics"]):
         values = {n: m["metrics"][metric]["value"] for n, m in students.items() if metric in m["metrics"]}
+        direction = next(m["metrics"][metric] for m in students.values() if metric in m["metrics"])["higher_is_better"]
         kinds = {shapes[name] for name in values}
         known = [value for value in values.values() if math.isfinite(value)]
-        if len(kinds) < 2 or len(known) < len(values):
+        if len(kinds) < 2 or len(known) < len(values) or direction is None:
             continue
         mean = math.fsum(known) / len(known)
         spread = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
         found.append({
             "metric": metric, "architectures": sorted(kinds), "values": values, "mean": mean, "spread": spread,
-            "worst": min(known) if next(iter(students.values()))["metrics"][metric]["higher_is_better"] else max(known),
+            "worst": min(known) if direction else max(known),
         })  # fmt: skip
     return found
 

@@ -62,7 +62,8 @@ class Measurement:
         value: the figure, the ratio of the sums in ``document_sums`` (through ``transform``).
         unit: e.g. ``nat/token``; ``fraction`` is shown in per cent.
         n: number of rows.
-        higher_is_better: direction.
+        higher_is_better: direction; None where neither is better (a fitted temperature, likeness to the teacher): then
+            models are not compared by it, and nothing is said to be better.
         document_sums: per document id, (sum over rows, denominator: rows, or bytes): for standard errors clustered by
             document and paired comparisons.
         detail: extra series, e.g. by position; JSON-serialisable.
@@ -71,8 +72,8 @@ class Measurement:
         label: the metric's name for people; default: from ``metric``.
         aspect: what it is about, the section of the report it goes to: ``utility``, ``fidelity``, ``calibration``,
             ``reasoning``, ``diversity``, ``integrity``, ``fairness``, ``transfer``, ``continual``, ``distillation``,
-            ``cost``, or a name of your own; default: the evaluator's own ``aspect``, if it has such an attribute, else
-            seen from what the metric is.
+            ``influence``, ``cost``, or a name of your own; default: the evaluator's own ``aspect``, if it has such an
+            attribute, else seen from what the metric is.
         primary: True where a report's verdict should speak of it.
         flags: what was found that forbids or weakens a claim.
     """
@@ -81,7 +82,7 @@ class Measurement:
     value: float
     unit: str
     n: int
-    higher_is_better: bool
+    higher_is_better: bool | None
     document_sums: Mapping[str, tuple[float, float]]
     detail: Mapping[str, Any]
     transform: Literal["identity", "exp"] = "identity"

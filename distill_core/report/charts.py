@@ -8,7 +8,7 @@ from typing import Any
 
 from distill_core.report.blocks import Figure
 from distill_core.report.svg import Interval, Series, interval_chart, line_chart
-from distill_core.report.text import figure, number
+from distill_core.report.text import direction, figure, number
 
 BASELINE_TONES = 5
 """Colours for baselines; further ones share the last."""
@@ -39,8 +39,7 @@ def metric_figures(results: Mapping[str, Any], tone: Mapping[str, str], names: S
             low, high = (scale * number(end) for end in metric["interval"])
             text = f"{shown['value']} {shown['error']}".strip()
             rows.append(Interval(model, tone[model], scale * number(metric["value"]), low, high, text))
-        better = "higher" if described["higher_is_better"] else "lower"
-        note = ", ".join(part for part in ("%" if unit == "fraction" else unit, f"{better} is better") if part)
+        note = ", ".join(part for part in ("%" if unit == "fraction" else unit, direction(described)) if part)
         svg = interval_chart(rows, title=f"{label} by model")
         if svg:
             figures.append(Figure(label, note, svg))

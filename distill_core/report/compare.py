@@ -184,7 +184,7 @@ def _metric(name: str, methods: Sequence[Method], confidence: float) -> dict[str
     pairs: dict[str, statistics.PairedDifference] = {}
     refused: dict[str, str] = {}
     paired_by: dict[str, str] = {}
-    for method in others:
+    for method in others if described["higher_is_better"] is not None else []:
         reason = _not_comparable(name, reference, method)
         if reason:
             refused[method.label] = reason

@@ -15,7 +15,20 @@ from distill_core.report.compare import NOT_COMPARABLE
 from distill_core.report.page import render_page
 from distill_core.report.summary import ALARMS, MARKS, STYLES
 from distill_core.report.svg import Interval, Series, interval_chart, line_chart
-from distill_core.report.text import MISSING, decimals, fixed, in_sentence, listing, number, p_value, short, visible
+from distill_core.report.text import (
+    MISSING,
+    arrow,
+    decimals,
+    direction,
+    fixed,
+    in_sentence,
+    listing,
+    number,
+    p_value,
+    short,
+    unit_and_direction,
+    visible,
+)
 from distill_core.report.verdict import Headline
 
 MOST_CHARTS = 4
@@ -32,8 +45,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> RenderableType:
     for method in comparison["methods"]:
         table.add_column(Text(visible(method["label"])), justify="right")
     for metric in comparison["metrics"]:
-        arrow = "\u2191" if metric["higher_is_better"] else "\u2193"
-        cells = [Text(f"{visible(metric['label'])}{_unit(metric)} {arrow}")]
+        cells = [Text(f"{visible(metric['label'])}{_unit(metric)} {arrow(metric)}".rstrip())]
         for entry in metric["entries"]:
             shown = _shown(entry, metric)
             cell = Text(f"{shown['value']} {shown['error']}".strip())
@@ -158,9 +170,7 @@ def _table(comparison: Mapping[str, Any]) -> blocks.Table:
     columns = [Column("Metric"), *(Column(m["label"], number=True, model=m["label"]) for m in comparison["methods"])]
     rows = []
     for metric in comparison["metrics"]:
-        direction = "higher is better" if metric["higher_is_better"] else "lower is better"
-        unit = "" if metric["unit"] in ("", "fraction") else f"{metric['unit']}, "
-        row = [Cell(metric["label"], unit + direction)]
+        row = [Cell(metric["label"], unit_and_direction(metric))]
         for entry in metric["entries"]:
             shown = _shown(entry, metric)
             verdict = entry.get("verdict", "")
@@ -202,9 +212,8 @@ def _by_size(comparison: Mapping[str, Any]) -> list[Section]:
             values = [(float(one["size"]), scale * number(one["value"])) for one in points]
             errors = [scale * number(one["standard_error"]) for one in points]
             series.append(Series(name, f"tone-{min(index, 5)}", values, errors, "marked"))
-        better = "higher" if metric["higher_is_better"] else "lower"
         unit = "%" if metric["unit"] == "fraction" else metric["unit"]
-        note = ", ".join(part for part in (unit, f"{better} is better", "band: \u00b1 1 standard error") if part)
+        note = ", ".join(part for part in (unit, direction(metric), "band: \u00b1 1 standard error") if part)
         svg = line_chart(
             series[::-1],
             title=f"{metric['label']} by size",
@@ -232,7 +241,6 @@ def _figure(metric: Mapping[str, Any], tone: Mapping[str, str]) -> blocks.Figure
         shown = _shown(entry, metric)
         text = f"{shown['value']} {shown['error']}".strip()
         rows.append(Interval(entry["method"], tone[entry["method"]], scale * number(entry["value"]), low, high, text))
-    better = "higher" if metric["higher_is_better"] else "lower"
     unit = "%" if metric["unit"] == "fraction" else metric["unit"]
-    note = ", ".join(part for part in (unit, f"{better} is better") if part)
+    note = ", ".join(part for part in (unit, direction(metric)) if part)
     return blocks.Figure(metric["label"], note, interval_chart(rows, title=f"{metric['label']} by method"))

@@ -14,7 +14,7 @@ from typing import Any
 
 from distill_core.report.blocks import Figure
 from distill_core.report.svg import Series, line_chart
-from distill_core.report.text import difference, figure, in_sentence, listing, number, share
+from distill_core.report.text import difference, direction, figure, in_sentence, listing, number, share
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ SAID = {
 """By (closer, better)."""
 
 
+NAMED = 4
+"""Metrics named in the first sentence; the table below has them all."""
+
+
 def fidelity(results: Mapping[str, Any] | None, tone: Mapping[str, str]) -> Fidelity | None:
     """The section; None without a teacher, a student, or metrics of both sorts.
 
@@ -47,12 +51,17 @@ def fidelity(results: Mapping[str, Any] | None, tone: Mapping[str, str]) -> Fide
     if results is None or teacher is None or student is None:
         return None
     ours, theirs = models[student]["metrics"], models[teacher]["metrics"]
-    close = [name for name, metric in ours.items() if name not in theirs and not metric["derived_from"]]
+    close = [
+        name
+        for name, metric in ours.items()
+        if name not in theirs and not metric["derived_from"] and metric.get("aspect", "") in ("", "fidelity")
+    ]
     useful = [name for name, metric in ours.items() if name in theirs and metric["primary"]]
     if not close or not useful:
         return None
     leading = next((name for name in close if ours[name]["primary"]), close[0])
-    sentences = [_level(student, [ours[name] for name in close])]
+    named = sorted(close, key=lambda name: name != leading)[:NAMED]
+    sentences = [_level(student, [ours[name] for name in named])]
     for baseline in [name for name in models if name not in (teacher, student)]:
         verdicts = {c["metric"]: c for c in results["comparisons"] if c["baseline"] == baseline}
         if leading in verdicts and useful[0] in verdicts:
@@ -114,9 +123,8 @@ def _chart(models: Mapping[str, Any], tone: Mapping[str, str], x: str, y: str) -
 
 
 def _axis(metric: Mapping[str, Any]) -> str:
-    better = "higher is better" if metric["higher_is_better"] else "lower is better"
     unit = "" if metric["unit"] in ("", "fraction") else f" ({metric['unit']})"
-    return f"{in_sentence(metric['label'])}{unit}, {better}"
+    return ", ".join(part for part in (f"{in_sentence(metric['label'])}{unit}", direction(metric)) if part)
 
 
 def _the(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from distill_core.files import write_text
 from distill_core.report.collect import CollectedRun
 from distill_core.report.summary import metric_rows
-from distill_core.report.text import MISSING, difference, figure, number, short, visible
+from distill_core.report.text import MISSING, difference, figure, number, short, unit_and_direction, visible
 
 CARD = "README.md"
 
@@ -178,14 +178,13 @@ def _results(content: Mapping[str, Any], name: str) -> Iterator[str]:
     models = list(results["models"])
     lines = ["| metric | " + " | ".join(_line(model) for model in models) + " |", "|---|" + "---:|" * len(models)]
     for metric, described in metric_rows(results).items():
-        arrow = "higher is better" if described["higher_is_better"] else "lower is better"
-        unit = "" if described["unit"] in ("", "fraction") else f"{described['unit']}, "
+        meant = f" ({meaning})" if (meaning := unit_and_direction(described)) else ""
         cells = []
         for model in models:
             entry = results["models"][model]["metrics"].get(metric)
             shown = figure(entry) if entry else None
             cells.append(f"{shown['value']} {shown['error']}".strip() if shown else MISSING)
-        lines.append(f"| {_line(described['label'])} ({unit}{arrow}) | " + " | ".join(cells) + " |")
+        lines.append(f"| {_line(described['label'])}{meant} | " + " | ".join(cells) + " |")
     yield "## Results\n\n" + "\n".join(lines)
     data = results["data"]
     yield (

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distill_core.report.text import MISSING, difference, figure, share, short, visible
+from distill_core.report.text import MISSING, arrow, difference, figure, share, short, visible
 from distill_core.report.verdict import headline
 
 STYLES = {"better": "green", "worse": "red", "no clear difference": "dim", "undecidable": "dim"}
@@ -46,6 +46,9 @@ def summary_table(
         f"{entry['evaluator']} not measured for {entry['models']}: {entry['reason']}"
         for entry in results["not_measured"]
     ]
+    left = len(metric_rows(results)) - len(shown_metrics(results))
+    if left:
+        notes.append(f"{left} more metrics are in the report and in results.json.")
     if found.caveat:
         notes.append(found.caveat)
     parts += [Text(visible(note), style="dim") for note in notes]
@@ -59,6 +62,21 @@ def metric_rows(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: metric for model in reversed(results["models"].values()) for name, metric in model["metrics"].items()}
 
 
+MOST_ROWS = 14
+"""Metrics that the terminal shows at most before it picks."""
+
+
+def shown_metrics(results: Mapping[str, Any]) -> list[str]:
+    """All metrics where they are few; else the primary ones and the first of each evaluator."""
+    every = metric_rows(results)
+    if len(every) <= MOST_ROWS:
+        return list(every)
+    first: dict[str, str] = {}
+    for name, metric in every.items():
+        first.setdefault(metric.get("evaluator", ""), name)
+    return [name for name, metric in every.items() if metric["primary"] or name in first.values()]
+
+
 def _models(results: Mapping[str, Any]) -> Table:
     settings = results["settings"]
     interval = f"{share(settings['confidence'])} interval"
@@ -70,9 +88,11 @@ def _models(results: Mapping[str, Any]) -> Table:
     table.add_column("metric")
     for name in results["models"]:
         table.add_column(Text(visible(name)), justify="right")
-    for name, described in metric_rows(results).items():
+    described_by_name = metric_rows(results)
+    for name in shown_metrics(results):
+        described = described_by_name[name]
         unit = f" ({described['unit']})" if described["unit"] not in ("", "fraction") else ""
-        cells = [Text(f"{described['label']}{unit} {'↑' if described['higher_is_better'] else '↓'}")]
+        cells = [Text(f"{described['label']}{unit} {arrow(described)}".rstrip())]
         for model in results["models"].values():
             metric = model["metrics"].get(name)
             shown = figure(metric) if metric else None
@@ -94,7 +114,10 @@ def _comparisons(results: Mapping[str, Any]) -> Table:
     for heading in ("against", "difference", "interval", "p (Holm)"):
         table.add_column(heading, justify="left" if heading == "against" else "right")
     table.add_column("student is")
+    shown_here = shown_metrics(results)
     for comparison in results["comparisons"]:
+        if comparison["metric"] not in shown_here:
+            continue
         metric = results["models"][student]["metrics"][comparison["metric"]]
         shown = difference(comparison, metric["unit"])
         table.add_row(

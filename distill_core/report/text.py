@@ -156,6 +156,30 @@ def times(value: float) -> str:
     return f"{value:.0f}\u00d7" if value >= 10 else f"{value:.1f}\u00d7"
 
 
+def direction(metric: Mapping[str, Any]) -> str:
+    """Which way is better, for people; empty where neither is.
+
+    >>> direction({"higher_is_better": False}), direction({"higher_is_better": None})
+    ('lower is better', '')
+    """
+    higher = metric["higher_is_better"]
+    return "" if higher is None else "higher is better" if higher else "lower is better"
+
+
+def arrow(metric: Mapping[str, Any]) -> str:
+    """The same as an arrow."""
+    return {True: "\u2191", False: "\u2193"}.get(metric["higher_is_better"], "")
+
+
+def unit_and_direction(metric: Mapping[str, Any]) -> str:
+    """
+    >>> unit_and_direction({"unit": "nat/token", "higher_is_better": False})
+    'nat/token, lower is better'
+    """
+    unit = "" if metric["unit"] in ("", "fraction") else str(metric["unit"])
+    return ", ".join(part for part in (unit, direction(metric)) if part)
+
+
 def in_sentence(label: str) -> str:
     """A label inside a sentence: lower case, but not an abbreviation or a name.
 

@@ -12,7 +12,9 @@ from distill_core.config import ComponentRef, EvaluateConfig
 from distill_core.engine.data import TokenDataset
 from distill_core.engine.disagreements import EXAMPLES, Disagreements, total_variation
 from distill_core.engine.evaluation import EvaluationTarget, evaluate
+from distill_core.interfaces import EvaluatedRows
 from distill_core.registry import get_registry
+from distill_core.types import RowIndex, TokenBatch
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +106,46 @@ def test_without_a_teacher_nothing_is_said(
     )
     assert results["disagreements"] is None
     assert Disagreements("student", tokenizer).found() is None
+
+
+def classified(
+    labels: list[int], teacher: torch.Tensor, student: torch.Tensor, tokenizer: Any, texts: list[str]
+) -> EvaluatedRows:
+    """One prediction per sequence; its label stands at the last token."""
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    width = max(map(len, ids))
+    padded = torch.tensor([one + [0] * (width - len(one)) for one in ids])
+    mask = torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in ids])
+    placed = torch.full_like(padded, -100)
+    for row, (one, label) in enumerate(zip(ids, labels, strict=True)):
+        placed[row, len(one) - 1] = label
+    names = tuple(f"d{row // 2}" for row in range(len(ids)))
+    keys = tuple(bytes(16) for _ in ids)
+    batch = TokenBatch(padded, mask, placed, keys, names, next_token=False)
+    index: RowIndex = batch.rows()
+    return EvaluatedRows(batch, index, slice(0, len(index)), student.log(), teacher.log(), teacher.shape[1])
+
+
+def test_of_a_task_classes_pairs_and_what_was_read(tokenizer: Any) -> None:
+    teacher = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
+    student = torch.tensor([[0.8, 0.2, 0.0], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.1, 0.1, 0.8]])
+    texts = ["the state of the union", "we must invest", "my fellow citizens", "the people"]
+    watched = Disagreements("student", tokenizer, ("red", "green", "blue"))
+    watched.update(classified([0, 1, 2, 0], teacher, student, tokenizer, texts))
+    found = watched.found()
+    assert found is not None and found["n"] == 4 and found["tokens"] == []
+    apart = [0.1, 0.3, 0.1, 0.7]
+    assert found["mean"] == pytest.approx(sum(apart) / 4)
+    assert [(row["name"], row["n"]) for row in found["classes"]] == [("red", 2), ("green", 1), ("blue", 1)]
+    assert found["classes"][0]["mean"] == pytest.approx(0.4)
+    pairs = [{"teacher": "green", "model": "red", "n": 1}, {"teacher": "red", "model": "blue", "n": 1}]
+    assert sorted(found["pairs"], key=lambda pair: pair["teacher"]) == pairs
+    first = found["examples"][0]
+    assert (first["actual"], first["before"], first["value"]) == ("red", tokenizer.decode(
+        tokenizer("the people", add_special_tokens=False)["input_ids"], skip_special_tokens=True
+    ), pytest.approx(0.7))  # fmt: skip
+    assert [name for name, _ in first["top"]["teacher"]][:1] == ["red"]
+    assert [name for name, _ in first["top"]["model"]][:1] == ["blue"]
+    blind = Disagreements("student", None, ("red", "green", "blue"))
+    blind.update(classified([0, 1, 2, 0], teacher, student, tokenizer, texts))
+    assert (blind.found() or {})["examples"][0]["before"] == "", "images are not read"

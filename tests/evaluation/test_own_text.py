@@ -66,7 +66,7 @@ def test_the_mean_is_that_over_all_continuations(pair: tuple[Any, Any]) -> None:
         chance = (q1[first] + q2[second]).exp()
         expected += float(chance * (q1[first] - p1[first] + q2[second] - p2[second])) / 2
     given = context(student, teacher, [batch_of([prompt] * draws)])
-    reverse, forward = OwnText(OwnTextOptions(prefix_tokens=3, max_new_tokens=2)).evaluate(given)
+    reverse, forward = OwnText(OwnTextOptions(prompts=draws, prefix_tokens=3, max_new_tokens=2)).evaluate(given)
     assert (reverse.metric, forward.metric, reverse.n) == ("own_text_reverse_kl", "own_text_forward_kl", 2 * draws)
     assert expected > 0.05 and reverse.value == pytest.approx(expected, rel=0.05)
     assert reverse.primary and not forward.primary and not reverse.higher_is_better

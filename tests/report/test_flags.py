@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from distill_core.report import collect
-from distill_core.report.content import content_of
+from distill_core.report import collect, render
+from distill_core.report.content import as_json, content_of
 from distill_core.report.recorded import recipe
 from tests.evaluation.conftest import write_sequences
 from tests.report.fake_run import results, write_json, write_run
@@ -194,3 +195,46 @@ def test_a_damaged_data_file_is_named(run: Path) -> None:
     assert found["overlap"] is None and "cannot be compared" in found["problems"][0]
     shutil.rmtree(run / "data" / "train")
     assert content(run)["problems"] == []
+
+
+@pytest.mark.parametrize("severity", ["error", "warning"])
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("test-in-training", "test-in-training"),
+        ("near-duplicate-of-test", "test-in-training"),
+        ("shuffled-tokenizer", "tokenizers-differ"),
+        ("underpowered", "few-documents"),
+        ("different-data", "baseline-budget"),
+        ("memorised-canary", None),
+    ],
+)
+def test_what_the_evaluation_flags_stands_on_the_page_and_fails_its_check(
+    run: Path, name: str, check: str | None, severity: str
+) -> None:
+    found = results()
+    reason = f"Planted: {name} of <b>this</b> run."
+    found["flags"] = [{"flag": name, "severity": severity, "reason": reason, "evidence": {}}]
+    write_json(run / "evaluate" / "results.json", found)
+    made = content(run)
+    failed = {one["check"]: one["said"] for one in made["checks"] if one["outcome"] == "flagged"}
+    assert failed == ({check: reason} if check else {})
+    page = render(json.loads(as_json(made)))
+    shown = re.search(rf'<p class="{severity}">.*?</p>', page, flags=re.S)
+    assert shown is not None and f"Planted: {name} of &lt;b&gt;this&lt;/b&gt; run." in shown.group()
+    assert (made["headline"]["tone"] == "alarm") == (severity == "error")
+
+
+def test_a_graver_finding_of_the_evaluation_is_not_hidden_by_a_milder_check(run: Path) -> None:
+    """One leaked sequence of 150 is a warning by the tokens; by the words it is a whole document: an error."""
+    sequences(run, "train", {"copied": [[0, 9, 9, 7]], "own": [[0, 1, 2]]})
+    found = results()
+    reason = "1 of 14 held-out documents stand in the training data."
+    found["flags"] = [{"flag": "test-in-training", "severity": "error", "reason": reason, "evidence": {}}]
+    write_json(run / "evaluate" / "results.json", found)
+    made = content(run)
+    assert [(one["flag"], one["severity"]) for one in made["flags"]] == [
+        ("test-in-training", "error"),
+        ("test-in-training", "warning"),
+    ]
+    assert made["headline"]["tone"] == "alarm"

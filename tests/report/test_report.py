@@ -341,7 +341,7 @@ def test_what_is_kept_of_the_teacher_and_what_it_takes(run: Path, tmp_path: Path
     for expected in (
         "Gap to the teacher closed from hard-labels",
         "19.0\u202f% 15.0 to 23.0",
-        "\u2013 the teacher is not told from the baseline",
+        "\u2013 no clear gap",
         "A, 8 layers, 576 wide; A, 4 layers, 576 wide",
         "Peak memory 2 GB",
         "Distinct-2",

@@ -36,6 +36,9 @@ def test_run_from_data_to_report(bench: Callable[[str], Bench], kind: str) -> No
     assert student["forward_kl"]["unit"] == "nat/row" and "top10_overlap" not in student
     page = (one.output / "report" / "index.html").read_text(encoding="utf-8")
     assert "Macro F1" in page and "hard" in page
+    apart = results["disagreements"]
+    assert apart["model"] == "student" and apart["classes"] and apart["tokens"] == [] and apart["examples"]
+    assert ("Class to predict" in page) and ("Token to predict" not in page)
     assert (one.output / "train" / "student" / "model" / "config.json").is_file()
     again, out, _ = distill("run", file)
     assert again == 0 and "nothing was done" in out

@@ -41,6 +41,7 @@ SECTIONS: tuple[SectionFunction, ...] = (
     aspects.transfer_section,
     aspects.of("continual"),
     aspects.of("distillation"),
+    aspects.of("influence"),
     cost.section,
     learning.section,
     synthesis.section,

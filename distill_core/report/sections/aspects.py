@@ -154,7 +154,8 @@ def _lists(found: Mapping[str, Any], caption: str) -> list[Block]:
         if not all(isinstance(row, Mapping) and row and all(_scalar(entry) for entry in row.values()) for row in value):
             continue
         keys = list(dict.fromkeys(key for row in value for key in row))
-        columns = [Column(str(key).replace("_", " "), number=index > 0) for index, key in enumerate(keys)]
+        numeric = {key for key in keys if not any(isinstance(row.get(key), str) for row in value)}
+        columns = [Column(str(key).replace("_", " "), number=key in numeric) for key in keys]
         blocks.append(Table(f"{caption}, {model}", columns, [[_cell(row.get(key)) for key in keys] for row in value]))
     return blocks
 

@@ -8,7 +8,7 @@ from typing import Any
 from distill_core.report.blocks import Absent, Block, Cell, Column, PairLists, Pairs, Prose, Section, Table
 from distill_core.report.sections import records
 from distill_core.report.sections.view import View
-from distill_core.report.text import MISSING, figure, number, size
+from distill_core.report.text import MISSING, figure, number, size, unit_and_direction
 
 
 def section(view: View) -> Section:
@@ -55,10 +55,10 @@ def _metrics(metrics: Mapping[str, Any]) -> Table:
     rows = []
     for metric in metrics.values():
         shown = figure(metric)
-        direction = "higher is better" if metric["higher_is_better"] else "lower is better"
-        unit = "" if metric["unit"] in ("", "fraction") else f"{metric['unit']}, "
         value = Cell(shown["value"], shown["interval"], sort=number(metric["value"]))
-        rows.append([Cell(metric["label"], unit + direction), value, Cell(f"{metric['n']:,}", sort=metric["n"])])
+        rows.append(
+            [Cell(metric["label"], unit_and_direction(metric)), value, Cell(f"{metric['n']:,}", sort=metric["n"])]
+        )
     columns = [Column("Of the data"), Column("Figure", number=True), Column("n", number=True)]
     return Table("What was measured of the data themselves.", columns, rows)
 

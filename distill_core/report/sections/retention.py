@@ -12,11 +12,15 @@ from distill_core.report.text import MISSING, fixed, number
 
 
 def table(view: View) -> Table | None:
-    """The student's rows of ``results["retention"]``; None where there are none."""
+    """The student's rows of ``results["retention"]`` on what a model is for; None where there are none.
+
+    Usefulness, reasoning, gaps between groups (their amplification) and what is primary; ``results.json`` has all.
+    """
     results = view.results or {}
     rows = [row for row in results.get("retention", []) if row["model"] == view.student]
     described = metric_rows(results) if rows else {}
-    rows = [row for row in rows if row["metric"] in described]
+    kept = (*view.aspects.get("utility", ()), *view.aspects.get("reasoning", ()), *view.aspects.get("fairness", ()))
+    rows = [row for row in rows if row["metric"] in kept or described.get(row["metric"], {}).get("primary")]
     if not rows:
         return None
     baselines = list(dict.fromkeys(name for row in rows for name in row["gap_closed"]))
@@ -32,7 +36,7 @@ def table(view: View) -> Table | None:
     ]
     caption = (
         "What is kept of the teacher's figure, and the share of the way from a baseline (0 %) to the teacher (100 %) "
-        "that the student has gone; with intervals, paired by document. A gap that is not clearly there has no share."
+        "that the student has gone; with intervals, paired by document. A gap below two standard errors has no share."
     )
     return Table(caption, columns, cells)
 
@@ -42,7 +46,7 @@ def _share(found: Mapping[str, Any] | None) -> Cell:
         return Cell(MISSING)
     value = 100 * number(found["value"])
     if value != value:
-        return Cell(MISSING, str(found.get("reason", "")))
+        return Cell(MISSING, "no clear gap" if found.get("reason") else "")
     low, high = (100 * number(end) for end in found["interval"])
     interval = "" if low != low else f"{fixed(low, 1)} to {fixed(high, 1)}"
     return Cell(f"{fixed(value, 1)}\u202f%", interval, sort=value)

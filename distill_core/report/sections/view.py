@@ -10,7 +10,7 @@ from typing import Any
 from distill_core.report.blocks import Cell, Column, Table
 from distill_core.report.charts import tones
 from distill_core.report.summary import metric_rows
-from distill_core.report.text import MISSING, difference, figure, number, share
+from distill_core.report.text import MISSING, difference, figure, number, share, unit_and_direction
 
 ASPECTS = {
     "utility": "Usefulness",
@@ -23,6 +23,7 @@ ASPECTS = {
     "transfer": "Transfer",
     "continual": "Between revisions",
     "distillation": "Distillation degree",
+    "influence": "Which training examples hurt",
     "cost": "Cost",
 }
 """Aspects a metric may belong to (``Measurement.aspect``), with the heading of their section."""
@@ -103,9 +104,7 @@ class View:
         rows = []
         for name in names:
             metric = described[name]
-            unit = "" if metric["unit"] in ("", "fraction") else f"{metric['unit']}, "
-            direction = "higher is better" if metric["higher_is_better"] else "lower is better"
-            row = [Cell(metric["label"], unit + direction)]
+            row = [Cell(metric["label"], unit_and_direction(metric))]
             row += [_figure_cell(results["models"][model]["metrics"].get(name)) for model in models]
             rows.append(row + ([self._verdict_cell(name, metric)] if compared else []))
         primary = frozenset(index for index, name in enumerate(names) if described[name]["primary"])

@@ -50,7 +50,7 @@ class Diversity:
             raise SignalError("diversity lets the model write, but this one tells classes apart")
         options = self.options
         first: dict[str, Prompt] = {}
-        for prompt in held_out_prompts(context, options.prefix_tokens):
+        for prompt in held_out_prompts(context, options.prefix_tokens, options.texts):
             first.setdefault(prompt.document, prompt)
         prompts = list(first.values())[: options.texts]
         written = drawn(
@@ -89,7 +89,7 @@ class Diversity:
         return [
             Measurement(
                 prefix + metric, value, "", len(texts), metric not in ("self_bleu", "compression_ratio"), sums, {},
-                label=f"{metric.replace('_', ' ').capitalize()} of {of}",
+                label=f"{_label(metric)} of {of}",
             )
             for metric, (value, sums) in found.items()
             if np.isfinite(value)
@@ -143,3 +143,13 @@ def _left_out_each(texts: Mapping[str, str], measure: Callable[[list[str]], floa
     names = list(texts)
     value = measure(names)
     return value, jackknife_sums(value, {one: measure([n for n in names if n != one]) for one in names})
+
+
+def _label(metric: str) -> str:
+    """
+    >>> _label("distinct_2"), _label("self_bleu"), _label("vendi_score")
+    ('Distinct-2', 'Self-BLEU', 'Vendi score')
+    """
+    if metric.startswith("distinct_"):
+        return f"Distinct-{metric.removeprefix('distinct_')}"
+    return "Self-BLEU" if metric == "self_bleu" else metric.replace("_", " ").capitalize()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from distill_core.options import Options
+from distill_core.options import ModelSource, Options
 
 
 class DiversityOptions(Options):
@@ -17,8 +17,10 @@ class DiversityOptions(Options):
     words_per_text: PositiveInt = Field(
         default=200, description="first words of each text that are looked at, so that lengths do not decide"
     )
-    encoder: str | None = Field(
-        default=None, description="encoder (model id or directory) for similarities; default: hashed words and pairs"
+    encoder: ModelSource | None = Field(
+        default=None,
+        description="encoder (hub id, directory or package:NAME/DIRECTORY) for similarities; default: hashed words and "
+        "pairs of words",
     )
     fields: list[str] = Field(
         default_factory=list,

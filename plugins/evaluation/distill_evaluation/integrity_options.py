@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from distill_core.options import Options
+from distill_core.options import ModelSource, Options
 
 
 class ContaminationOptions(Options):
@@ -14,8 +14,10 @@ class ContaminationOptions(Options):
     contaminated_share: float = Field(
         default=0.5, gt=0, le=1, description="share of a document's runs in training from which it counts as trained on"
     )
-    encoder: str | None = Field(
-        default=None, description="encoder (model id or directory) for similarities; default: hashed words and pairs"
+    encoder: ModelSource | None = Field(
+        default=None,
+        description="encoder (hub id, directory or package:NAME/DIRECTORY) for similarities; default: hashed words and "
+        "pairs of words",
     )
     near_duplicate: float = Field(default=0.95, gt=0, le=1, description="cosine from which a document is a near copy")
 
@@ -27,7 +29,9 @@ class ContaminationOptions(Options):
 class MembershipInferenceOptions(Options):
     """Options of ``membership-inference``."""
 
-    sequences: PositiveInt = Field(default=256, description="training sequences asked about at most, drawn by the seed")
+    sequences: PositiveInt = Field(
+        default=128, description="training sequences asked about at most, and as many held-out ones, drawn by the seed"
+    )
     min_k: float = Field(default=0.2, gt=0, le=1, description="share of least likely tokens that Min-K% looks at")
     false_positives: float = Field(
         default=0.01, gt=0, lt=1, description="false positive rate at which true positives are counted"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from distill_core.engine.resampling import jackknife_sums
 from distill_core.errors import SignalError
 from distill_core.interfaces import EvaluationContext, Measurement
+from distill_evaluation.held_out import some_batches
 from distill_evaluation.integrity_options import MembershipInferenceOptions
 from distill_evaluation.texts import training_sequences
 from distill_evaluation.token_scores import Floats, batches_of, token_scores
@@ -46,7 +47,7 @@ class MembershipInference:
         order = np.random.default_rng(context.seed).permutation(len(training))[: options.sequences]
         chosen = [training[int(index)] for index in sorted(order)]
         members = token_scores(context, batches_of(chosen, options.batch_sequences))
-        others = token_scores(context, context.batches())
+        others = token_scores(context, some_batches(context, options.sequences))
         members, others = ([(d, v) for d, v in scores if len(v)] for scores in (members, others))
         if not members or not others:
             raise SignalError("membership-inference needs training and held-out sequences with a token to predict")
@@ -86,7 +87,7 @@ def _measurements(
     detail = {**numbers, "false_positive_rate": float((scores[1] > threshold).mean()), "asked_for": false_positives}
     return [
         Measurement(
-            f"membership_auc_{attack}", value, "fraction", len(inside) + len(outside), False,
+            f"membership_auc_{attack}", value, "", len(inside) + len(outside), False,
             jackknife_sums(value, left_out), numbers, label=f"Membership told by {label}, AUC",
         ),
         Measurement(

@@ -19,6 +19,7 @@ from distill_core.errors import DataError, SignalError
 from distill_core.interfaces import EvaluationContext, Measurement
 from distill_core.types import IGNORE, TokenBatch
 from distill_evaluation.fidelity import Fidelity
+from distill_evaluation.held_out import some_batches
 from distill_evaluation.own_text_options import OwnTextOptions
 
 LABELS = {"reverse_kl": "Reverse KL on own text", "forward_kl": "KL to the teacher on own text"}
@@ -64,7 +65,7 @@ class OwnText:
         """Prompt and continuation of every held-out sequence; only what was written is to be predicted."""
         longest = self.options.max_new_tokens
         limit = getattr(context.model.config, "max_position_embeddings", None)
-        for batch in context.batches():
+        for batch in some_batches(context, self.options.prompts):
             by_length: defaultdict[int, list[int]] = defaultdict(list)
             for index in range(len(batch.keys)):
                 by_length[self._prompt_tokens(batch, index)].append(index)

@@ -10,6 +10,9 @@ from distill_core.options import Options
 class OwnTextOptions(Options):
     """Options of ``own-text``."""
 
+    prompts: PositiveInt = Field(
+        default=64, description="held-out sequences continued at most, one of each document before a second of any"
+    )
     prefix_tokens: PositiveInt = Field(
         default=16, description="prompt of a plain text, in tokens; a record with a prompt of its own keeps that"
     )

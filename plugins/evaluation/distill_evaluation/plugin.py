@@ -136,6 +136,13 @@ def distill_components() -> Sequence[Component]:
         ),
         component(
             "evaluator",
+            "training-influence",
+            "distill_evaluation.training_influence:TrainingInfluence",
+            summary="which training examples hurt: their gradients against that of the held-out loss",
+            options="distill_evaluation.influence_options:TrainingInfluenceOptions",
+        ),
+        component(
+            "evaluator",
             "membership-inference",
             "distill_evaluation.membership_inference:MembershipInference",
             summary="whether training sequences are told from held-out ones by loss and by Min-K%",

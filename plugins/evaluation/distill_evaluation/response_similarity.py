@@ -39,7 +39,7 @@ class ResponseSimilarity:
             raise SignalError("response-similarity lets models write, but these tell classes apart")
         if teacher is None:
             raise SignalError(f"response-similarity lets the teacher write, but {context.teacher_missing}")
-        prompts = held_out_prompts(context, self.options.prefix_tokens)
+        prompts = held_out_prompts(context, self.options.prefix_tokens, self.options.prompts)
         ids = [prompt.ids for prompt in prompts]
         key = (id(teacher), tuple(prompt.key for prompt in prompts))
         if self._teachers is None or self._teachers[0] != key:
@@ -56,10 +56,10 @@ class ResponseSimilarity:
             chance.add(prompt.document, rouge_l(said[0][index], said[1][(index + 1) % len(prompts)]))
         n = len(prompts)
         return [
-            Measurement("sequence_agreement", same.value, "fraction", n, True, same, {}, label="Same continuation"),
-            Measurement("agreed_prefix", prefix.value, "fraction", n, True, prefix, {}, label="Agreed beginning"),
+            Measurement("sequence_agreement", same.value, "fraction", n, None, same, {}, label="Same continuation"),
+            Measurement("agreed_prefix", prefix.value, "fraction", n, None, prefix, {}, label="Agreed beginning"),
             Measurement(
-                "response_similarity", rouge.value, "", n, True, rouge, {"by_chance": chance.value if n > 1 else None},
+                "response_similarity", rouge.value, "", n, None, rouge, {"by_chance": chance.value if n > 1 else None},
                 label="Similarity of what is written",
             ),
         ]  # fmt: skip

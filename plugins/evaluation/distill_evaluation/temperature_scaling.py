@@ -160,7 +160,7 @@ class _Fit:
         sums = jackknife_sums(1 / inverse, left_out)
         at_end = inverse in (GRID[0], GRID[-1])
         return Measurement(
-            "fitted_temperature", 1 / inverse, "", self.rows, False, sums, {"at_the_end_of_the_grid": at_end},
+            "fitted_temperature", 1 / inverse, "", self.rows, None, sums, {"at_the_end_of_the_grid": at_end},
             label="Fitted temperature",
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ import torch
 from distill_core.errors import SignalError
 from distill_core.interfaces import EvaluationContext
 from distill_core.types import IGNORE
+from distill_evaluation.held_out import some_batches
 from distill_evaluation.own_text import continued
 
 
@@ -29,10 +30,10 @@ class Prompt:
     rest: list[int]
 
 
-def held_out_prompts(context: EvaluationContext, prefix_tokens: int) -> list[Prompt]:
-    """Of every held-out sequence: the record's own prompt, or the first tokens of a plain text."""
+def held_out_prompts(context: EvaluationContext, prefix_tokens: int, most: int) -> list[Prompt]:
+    """Of at most so many held-out sequences: the record's own prompt, or the first tokens of a plain text."""
     found = []
-    for batch in context.batches():
+    for batch in some_batches(context, most):
         rows = zip(batch.input_ids_BT, batch.attention_mask_BT, batch.labels_BT, strict=True)
         for index, (ids, mask, labels) in enumerate(rows):
             tokens = int(mask.sum())
