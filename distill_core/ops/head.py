@@ -4,10 +4,10 @@ Legend: C rows of a chunk, S columns of a slab, V vocabulary, D hidden.
 
     z = softcap * tanh(scale * (h W^T + b) / softcap)          (softcap None: z = scale * (h W^T + b))
 
-On a CPU the vocabulary is cut into slabs of a few MiB of weight, so that a slab of weight, of logits and of the
-weight's gradient stays in cache. Low-precision weights are upcast slab by slab into one buffer: many CPUs multiply bf16
-matrices far slower than fp32 ones, and those that do not write bf16 results: rounding logits to bf16 before p - q is
-formed costs 4-23 % of the gradient. A narrow head (D <= 32) is kept transposed: BLAS is three times slower on a [V, 8]
+On a CPU the vocabulary is cut into slabs of a few MiB of weight, so that a slab of weight and of logits stays in cache;
+both products of the backward pass are faster in one piece, where the weight can be read as it is. Low-precision weights
+are upcast slab by slab into one buffer: many CPUs multiply bf16 matrices far slower than fp32 ones, and those that do
+not write bf16 results: rounding logits to bf16 before p - q is formed costs 4-23 % of the gradient. A narrow head (D <= 32) is kept transposed: BLAS is three times slower on a [V, 8]
 operand than on an [8, V] one, and the compiled library's thin products are faster than both. On CUDA the tensor cores
 read bf16 and write fp32.
 """
@@ -62,18 +62,18 @@ class Head:
     def _tensor_cores(self, x: Tensor) -> bool:
         return x.is_cuda and self.dtype == torch.float32 and x.dtype == self.weight_VD.dtype != torch.float32
 
-    def _columns(self) -> Iterator[slice]:
+    def _columns(self, *, backward: bool) -> Iterator[slice]:
         vocabulary, width = self.weight_VD.shape
         ready = self.weight_VD.dtype == self.dtype
-        whole = ready and (self.narrow or self.weight_VD.device.type != "cpu")
+        whole = ready and (backward or self.narrow or self.weight_VD.device.type != "cpu")
         step = max(1, vocabulary if whole else SLAB_BYTES // max(1, width * self.dtype.itemsize))
         for start in range(0, vocabulary, step):
             yield slice(start, min(vocabulary, start + step))
 
-    def _slabs(self) -> Iterator[tuple[slice, Tensor]]:
+    def _slabs(self, *, backward: bool) -> Iterator[tuple[slice, Tensor]]:
         """Slabs of the weight in `dtype`; an upcast one is overwritten by the next."""
         buffer_SD: Tensor | None = None
-        for columns in self._columns():
+        for columns in self._columns(backward=backward):
             w_SD = self.weight_VD[columns]
             if w_SD.dtype != self.dtype:
                 buffer_SD = torch.empty_like(w_SD, dtype=self.dtype) if buffer_SD is None else buffer_SD
@@ -96,7 +96,7 @@ class Head:
             if self.thin:
                 thin_products.logits_into(z_CV, x_CD, self.weight_VD.t(), self.bias_V)
             else:
-                for columns, w_SD in self._slabs():
+                for columns, w_SD in self._slabs(backward=False):
                     torch.mm(x_CD, w_SD.t(), out=z_CV[:, columns])
         if self.bias_V is not None and not self.thin:
             z_CV += self.bias_V
@@ -133,7 +133,8 @@ class Head:
         direct = dhidden_CD is not None and dhidden_CD.dtype == self.dtype and dhidden_CD.stride(1) == 1
         dh_CD = dhidden_CD if direct else torch.empty_like(x_CD)
         # Without a gradient of hidden states the weight itself is not read.
-        slabs = self._slabs() if dhidden_CD is not None else ((columns, None) for columns in self._columns())
+        read = dhidden_CD is not None
+        slabs = self._slabs(backward=True) if read else ((columns, None) for columns in self._columns(backward=True))
         for columns, w_SD in slabs:
             dpre_CS = dpre_CV[:, columns]
             if w_SD is not None and dh_CD is not None:
