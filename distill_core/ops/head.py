@@ -7,9 +7,9 @@ Legend: C rows of a chunk, S columns of a slab, V vocabulary, D hidden.
 On a CPU the vocabulary is cut into slabs of a few MiB of weight, so that a slab of weight and of logits stays in cache;
 both products of the backward pass are faster in one piece, where the weight can be read as it is. Low-precision weights
 are upcast slab by slab into one buffer: many CPUs multiply bf16 matrices far slower than fp32 ones, and those that do
-not write bf16 results: rounding logits to bf16 before p - q is formed costs 4-23 % of the gradient. A narrow head (D <= 32) is kept transposed: BLAS is three times slower on a [V, 8]
-operand than on an [8, V] one, and the compiled library's thin products are faster than both. On CUDA the tensor cores
-read bf16 and write fp32.
+not write bf16 results: rounding logits to bf16 before p - q is formed costs 4-23 % of the gradient. A narrow head
+(D <= 32) is kept transposed: BLAS is three times slower on a [V, 8] operand than on an [8, V] one, and the compiled
+library's thin products are faster than both. On CUDA the tensor cores read bf16 and write fp32.
 """
 
 from __future__ import annotations
