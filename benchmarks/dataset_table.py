@@ -34,10 +34,11 @@ def table(result: Mapping[str, Any]) -> str:
     """Markdown, one table for each budget."""
     found, size = shares(result), result["settings"]
     full = found.pop(None, {}).get("full", Share(float("nan"), float("nan"), 0, 0))
+    everything = f"{100 * full.mean:.1f} ± {100 * full.error:.1f} % ({full.networks} networks)"
     parts = [
-        f"{size['data']}, {size['iterations']} steps, {size['epochs']} epochs; all images: {100 * full.mean:.1f} ± "
-        f"{100 * full.error:.1f} % ({full.networks} networks). ± is the standard error over sets (over networks where "
-        f"there is one set); the gap's takes random and full as given; {result['machine']}."
+        f"{size['data']}, {size['iterations']} steps, {size['epochs']} epochs; all images: "
+        f"{everything if full.networks else 'not measured, and no share of it'}. ± is the standard error over sets "
+        f"(over networks where there is one set); the gap's takes random and full as given; {result['machine']}."
     ]
     for per_class, methods in sorted((k, v) for k, v in found.items() if k is not None):
         parts.append(f"{per_class} per class:\n\n" + "\n".join(_lines(methods, full)))
@@ -55,8 +56,8 @@ def _lines(methods: Mapping[str, Share], full: Share) -> list[str]:
     for name in (one for one in order if one in methods):
         one = methods[name]
         gap, gap_error = (100 * value / (full.mean - base) for value in (one.mean - base, one.error))
-        cells = [f"{100 * one.mean:.1f} ± {100 * one.error:.1f}", f"{100 * one.mean / full.mean:.1f}"]
-        cells += [f"{gap:.0f} ± {gap_error:.0f}"]
+        cells = [f"{100 * one.mean:.1f} ± {100 * one.error:.1f}"]
+        cells += [f"{100 * one.mean / full.mean:.1f}", f"{gap:.0f} ± {gap_error:.0f}"] if full.networks else ["", ""]
         for rivals in (CORESETS, list(BASELINES)):
             compared = None if name in BASELINES else ahead(one, methods, rivals)
             cells.append("" if compared is None else _difference(*compared))
